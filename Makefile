@@ -1,0 +1,31 @@
+# Thin: CMake builds, scripts/ does the rest.
+#   make build   the compiler, as build/bin/qnetc
+#   make demo    trains, compiles and runs a network on real data (Fashion-MNIST)
+#   make test    all tests
+#   make bench   speed ratios against oneDNN, one thread; writes bench/results.md
+
+.PHONY: build demo test bench format clean
+
+build:
+	@scripts/install-packages.sh build
+	@scripts/build.sh release
+
+demo:
+	@scripts/install-packages.sh demo
+	@scripts/build.sh release
+	@scripts/demo.sh
+
+test:
+	@scripts/install-packages.sh all
+	@scripts/test.sh
+
+bench:
+	@scripts/install-packages.sh build
+	@scripts/build.sh release
+	@bench/run.sh
+
+format:
+	@git ls-files '*.c' '*.h' | xargs clang-format -i
+
+clean:
+	rm -rf build build-debug build-asan build-clang

@@ -1,0 +1,138 @@
+/* What the files of the plan share.
+ *
+ * A plan is a list of steps, each one kernel on values. Kernels of two kinds: whole ones do an
+ * operation at once (convolutions, pools); row kernels work on any range of rows (a row: the
+ * channels of one position). Neighbouring row kernels form a group, which runs range by range, so
+ * that what one writes is still in the cache when the next reads it, and a value that lives only
+ * inside the group needs no memory but a tile. Ranges depend on shapes alone, and sums keep one
+ * partial result a range that is added up in order: results do not depend on the number of threads.
+ */
+#ifndef QNET_CODEGEN_PLAN_INTERNAL_H
+#define QNET_CODEGEN_PLAN_INTERNAL_H
+
+#include "codegen/plan.h"
+#include "codegen/primitives.h"
+#include "ir/ops.h"
+
+enum {
+  QNET_PLAN_MAX_IN = 8,
+  QNET_PLAN_MAX_OUT = 4,
+  QNET_PLAN_RANGE = 4096,          /* elements of a value that a range of rows aims at */
+  QNET_PLAN_TILE_BYTES = 96 * 1024 /* of all values inside a group, for one range */
+};
+
+typedef enum {
+  QNET_PLACE_SLAB,   /* at an offset of the plan's memory */
+  QNET_PLACE_SYMBOL, /* the content of a const or state symbol, in place */
+  QNET_PLACE_BLOB,   /* an argument's or result's own blob */
+  QNET_PLACE_TILE,   /* inside its group only */
+} qnet_place;
+
+typedef struct qnet_plan_value {
+  const qnet_type *type;
+  size_t bytes;
+  qnet_place place;
+  qnet_symbol *symbol;           /* SYMBOL */
+  struct qnet_plan_value *alias; /* SLAB: takes over this value's memory */
+  int first, last;               /* groups that define it and use it last; -1 = before all */
+  size_t offset;                 /* SLAB, TILE */
+  char *data;                    /* set while running; unused in tiles */
+  struct qnet_plan_value *next;
+} qnet_plan_value;
+
+typedef struct qnet_plan_step qnet_plan_step;
+
+/* One range of rows, pointers at its first row. */
+typedef struct qnet_plan_rows {
+  const void *in[QNET_PLAN_MAX_IN];
+  void *out[QNET_PLAN_MAX_OUT];
+  int64_t count;
+  void *partial; /* the range's partial result, zeroed before the run */
+} qnet_plan_rows;
+
+typedef struct qnet_plan_kernel {
+  /* A whole kernel has `run`; a row kernel has `rows`, and perhaps `begin` before and `finish`
+   * after all ranges. */
+  qnet_status (*run)(qnet_plan *p, const qnet_plan_step *s, qnet_diag *d);
+  void (*begin)(const qnet_plan_step *s);
+  void (*rows)(const qnet_plan_step *s, const qnet_plan_rows *r);
+  void (*finish)(const qnet_plan_step *s);
+  /* Allocates s->state in the plan's arena; frees what is not memory. Both may be NULL. */
+  qnet_status (*prepare)(qnet_plan *p, qnet_plan_step *s, qnet_diag *d);
+  void (*destroy)(qnet_plan_step *s);
+  unsigned row_in, row_out; /* operands and results that have rows, one bit each */
+  unsigned overwrites;      /* operands whose memory a result of equal size may take */
+} qnet_plan_kernel;
+
+struct qnet_plan_step {
+  const qnet_op *op;
+  const qnet_plan_kernel *kernel;
+  int in_count, out_count;
+  qnet_plan_value *in[QNET_PLAN_MAX_IN];
+  qnet_plan_value *out[QNET_PLAN_MAX_OUT]; /* NULL: nobody wants it */
+  void *state;
+  bool relu;            /* a layer whose result goes through relu */
+  int64_t rows, width;  /* row kernels: rows, and elements a row of operand 0 */
+  size_t partial_bytes; /* of one range */
+  char *partial;
+  size_t scratch_bytes; /* of plan->scratch, for the time of the step */
+  int group;
+  qnet_plan_step *next; /* in order of execution */
+};
+
+typedef struct qnet_plan_group {
+  qnet_plan_step *first;
+  int count; /* steps */
+  int64_t rows, grain;
+  int64_t ranges;
+} qnet_plan_group;
+
+struct qnet_plan {
+  const qnet_module *module;
+  const qnet_allocator *allocator;
+  qnet_plan_mode mode;
+  qnet_arena arena;
+  qnet_onednn *onednn;
+  qnet_plan_value **value_of; /* by id of the function's values */
+  qnet_plan_value *values;    /* all */
+  qnet_plan_step *first, *last;
+  qnet_plan_group *group;
+  int group_count;
+  qnet_blob **argument, **result;
+  int argument_count, result_count;
+  qnet_plan_value **argument_value, **result_value;
+  char *slab, *scratch;
+  size_t slab_bytes, scratch_bytes;
+};
+
+/* plan_lower.c: the steps of a function, in order, deferred ones and copies last. */
+qnet_status qnet_plan_lower(qnet_plan *p, const qnet_symbol *function, qnet_diag *d);
+/* plan_buffers.c: groups, then the place of every value. */
+qnet_status qnet_plan_place(qnet_plan *p, qnet_diag *d);
+
+/* Kernels, by file. */
+extern const qnet_plan_kernel qnet_plan_normalize, qnet_plan_relu, qnet_plan_add,
+    qnet_plan_relu_grad, qnet_plan_affine, qnet_plan_batch_norm; /* plan_ops_elementwise.c */
+extern const qnet_plan_kernel qnet_plan_norm_stats, qnet_plan_norm_apply, qnet_plan_norm_grad_sums,
+    qnet_plan_norm_grad_apply; /* plan_ops_norm.c */
+extern const qnet_plan_kernel qnet_plan_quantize, qnet_plan_quantize_filters,
+    qnet_plan_quantize_grad, qnet_plan_quantize_codes; /* plan_ops_quantize.c */
+extern const qnet_plan_kernel qnet_plan_max_pool, qnet_plan_max_pool_grad, qnet_plan_avg_pool,
+    qnet_plan_avg_pool_grad, qnet_plan_global_avg_pool, qnet_plan_global_avg_pool_grad,
+    qnet_plan_flatten, qnet_plan_flatten_grad; /* plan_ops_pool.c */
+extern const qnet_plan_kernel qnet_plan_sgd, qnet_plan_moving_average, qnet_plan_bias_grad,
+    qnet_plan_copy, qnet_plan_reference; /* plan_ops_train.c */
+extern const qnet_plan_kernel qnet_plan_layer, qnet_plan_layer_exact, qnet_plan_layer_grad_input,
+    qnet_plan_layer_grad_weight, qnet_plan_layer_codes; /* plan_ops_layer.c */
+
+/* N,H,W,C of a tensor; rank 2 is N,1,1,C; other ranks put all but the last dimension into n. */
+typedef struct qnet_plan_shape {
+  int64_t n, h, w, c;
+} qnet_plan_shape;
+qnet_plan_shape qnet_plan_shape_of(const qnet_type *type);
+/* Zeroed memory of the plan, or NULL. */
+void *qnet_plan_alloc(qnet_plan *p, size_t bytes);
+/* Asks for scratch memory during the step. */
+void qnet_plan_need_scratch(qnet_plan_step *s, size_t bytes);
+
+#endif

@@ -1,0 +1,256 @@
+/* Quantizers: rank = #{k : x > t_k}, value = level[rank], code = perm[rank], and in the same pass
+ * the count and the sum of x by code, from which the quantizer learns.
+ *
+ * Few levels: one pass a threshold over a range in the cache, all elements at once; what lies above
+ * each threshold is counted, ranks are differences. Many levels (8 bits): the rank is guessed from
+ * equal spacing and corrected by comparison, so that any table gives the defined rank. */
+#include "codegen/plan_internal.h"
+#include "support/simd.h"
+#include <string.h>
+
+enum { FEW = 16, LANES = 16, MAX_LEVELS = 256 };
+
+typedef struct decision {
+  int n; /* levels */
+  const float *threshold, *level;
+  const uint8_t *perm;
+} decision;
+
+/* ---- few levels -------------------------------------------------------------------------------*/
+
+/* Raises to `level` (`code`) what lies above the threshold. */
+QNET_SIMD_BODY void raise_values_body(const float *x, int64_t n, float threshold, float level,
+                                      float *y) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++)
+    y[i] = x[i] > threshold ? level : y[i];
+}
+QNET_SIMD_DISPATCH(raise_values,
+                   (const float *x, int64_t n, float threshold, float level, float *y),
+                   (x, n, threshold, level, y))
+
+QNET_SIMD_BODY void raise_codes_body(const float *x, int64_t n, float threshold, uint8_t code,
+                                     uint8_t *y) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++)
+    y[i] = x[i] > threshold ? code : y[i];
+}
+QNET_SIMD_DISPATCH(raise_codes,
+                   (const float *x, int64_t n, float threshold, uint8_t code, uint8_t *y),
+                   (x, n, threshold, code, y))
+
+/* Count and sum above the threshold, in fixed lanes. */
+QNET_SIMD_BODY void sum_above_body(const float *x, int64_t n, float threshold, int64_t *count,
+                                   double *sum) {
+  float sums[LANES] = {0};
+  int32_t counts[LANES] = {0};
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) {
+#pragma omp simd
+    for (int j = 0; j < LANES; j++) {
+      sums[j] += x[i + j] > threshold ? x[i + j] : 0;
+      counts[j] += x[i + j] > threshold;
+    }
+  }
+  for (int j = 0; i < n; i++, j++) {
+    sums[j] += x[i] > threshold ? x[i] : 0;
+    counts[j] += x[i] > threshold;
+  }
+  *count = 0;
+  *sum = 0;
+  for (int j = 0; j < LANES; j++) {
+    *count += counts[j];
+    *sum += (double)sums[j];
+  }
+}
+QNET_SIMD_DISPATCH(sum_above,
+                   (const float *x, int64_t n, float threshold, int64_t *count, double *sum),
+                   (x, n, threshold, count, sum))
+
+static void few_values(const decision *t, const float *x, int64_t n, float *y) {
+  for (int64_t i = 0; i < n; i++)
+    y[i] = t->level[0];
+  for (int k = 0; k + 1 < t->n; k++)
+    raise_values(x, n, t->threshold[k], t->level[k + 1], y);
+}
+
+static void few_codes(const decision *t, const float *x, int64_t n, uint8_t *code) {
+  memset(code, t->perm[0], (size_t)n);
+  for (int k = 0; k + 1 < t->n; k++)
+    raise_codes(x, n, t->threshold[k], t->perm[k + 1], code);
+}
+
+/* Adds to count and sum by code. Ranks below the first threshold are all minus what is above. */
+static void few_stats(const decision *t, const float *x, int64_t n, int64_t *count, double *sum) {
+  int64_t above = n;
+  double total;
+  sum_above(x, n, -__builtin_inff(), &(int64_t){0}, &total);
+  for (int k = 0; k + 1 < t->n; k++) {
+    int64_t next;
+    double next_total;
+    sum_above(x, n, t->threshold[k], &next, &next_total);
+    count[t->perm[k]] += above - next;
+    sum[t->perm[k]] += total - next_total;
+    above = next;
+    total = next_total;
+  }
+  count[t->perm[t->n - 1]] += above;
+  sum[t->perm[t->n - 1]] += total;
+}
+
+/* ---- many levels ------------------------------------------------------------------------------*/
+
+/* Ranks per unit of x if the thresholds were equally far apart. */
+static float rank_density(const decision *t) {
+  const float width = t->n > 2 ? t->threshold[t->n - 2] - t->threshold[0] : 0;
+  const float density = width > 0 ? (float)(t->n - 2) / width : 0;
+  return density < 1e30f ? density : 0;
+}
+
+static int find_rank(const decision *t, float density, float x) {
+  const float guess = (x - t->threshold[0]) * density + 1;
+  const int top = t->n - 1;
+  int rank = guess > 0 ? guess < (float)top ? (int)guess : top : 0;
+  while (rank < top && x > t->threshold[rank])
+    rank++;
+  while (rank > 0 && !(x > t->threshold[rank - 1]))
+    rank--;
+  return rank;
+}
+
+/* y, code, count may be NULL. */
+static void many_levels(const decision *t, const float *x, int64_t n, float *y, uint8_t *code,
+                        int64_t *count, double *sum) {
+  const float density = rank_density(t);
+  for (int64_t i = 0; i < n; i++) {
+    const int rank = find_rank(t, density, x[i]);
+    if (y != NULL) y[i] = t->level[rank];
+    if (code != NULL) code[i] = t->perm[rank];
+    if (count == NULL) continue;
+    count[t->perm[rank]]++;
+    sum[t->perm[rank]] += (double)x[i];
+  }
+}
+
+static void quantize(const decision *t, const float *x, int64_t n, float *y, uint8_t *code,
+                     int64_t *count, double *sum) {
+  if (t->n > FEW) {
+    many_levels(t, x, n, y, code, count, sum);
+    return;
+  }
+  if (y != NULL) few_values(t, x, n, y);
+  if (code != NULL) few_codes(t, x, n, code);
+  if (count != NULL) few_stats(t, x, n, count, sum);
+}
+
+/* ---- nn.quantize: operands x, threshold, level, perm; results y, code, count, sum -------------*/
+
+static qnet_status prepare_quantize(qnet_plan *p, qnet_plan_step *s, qnet_diag *d) {
+  (void)p, (void)d;
+  if (s->in[2]->type->dim[1] > MAX_LEVELS)
+    return qnet_error(d, s->op->loc, "a quantizer has at most %d levels", MAX_LEVELS);
+  if (s->out_count > 2) s->partial_bytes = s->out[2]->bytes + s->out[3]->bytes;
+  return QNET_OK;
+}
+
+/* One table for all rows. */
+static void quantize_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
+  const decision t = {(int)s->in[2]->type->dim[1], r->in[1], r->in[2], r->in[3]};
+  int64_t *count = r->partial;
+  double *sum = count != NULL ? (double *)((char *)r->partial + s->out[2]->bytes) : NULL;
+  quantize(&t, r->in[0], r->count * s->width, r->out[0], r->out[1], count, sum);
+}
+
+static void finish_quantize(const qnet_plan_step *s) {
+  if (s->partial == NULL) return;
+  const qnet_plan_group *g = s->state;
+  int64_t *count = (int64_t *)s->out[2]->data;
+  double *sum = (double *)s->out[3]->data;
+  const int64_t codes = s->out[2]->type->dim[1];
+  memset(count, 0, s->out[2]->bytes);
+  memset(sum, 0, s->out[3]->bytes);
+  for (int64_t i = 0; i < g->ranges; i++) {
+    const char *partial = s->partial + s->partial_bytes * (size_t)i;
+    for (int64_t c = 0; c < codes; c++) {
+      count[c] += ((const int64_t *)partial)[c];
+      sum[c] += ((const double *)(partial + s->out[2]->bytes))[c];
+    }
+  }
+}
+
+static qnet_status prepare_one_table(qnet_plan *p, qnet_plan_step *s, qnet_diag *d) {
+  s->state = &p->group[s->group];
+  return prepare_quantize(p, s, d);
+}
+
+const qnet_plan_kernel qnet_plan_quantize = {.prepare = prepare_one_table,
+                                             .rows = quantize_rows,
+                                             .finish = finish_quantize,
+                                             .row_in = 1,
+                                             .row_out = 3};
+
+/* A table for each row: filters of a weight. The statistics are rows too. */
+static void quantize_filters(const qnet_plan_step *s, const qnet_plan_rows *r) {
+  const int n = (int)s->in[2]->type->dim[1];
+  const int64_t codes = s->out_count > 2 ? s->out[2]->type->dim[1] : 0;
+  for (int64_t i = 0; i < r->count; i++) {
+    const decision t = {n, (const float *)r->in[1] + i * (n - 1), (const float *)r->in[2] + i * n,
+                        (const uint8_t *)r->in[3] + i * n};
+    uint8_t *code = r->out[1] != NULL ? (uint8_t *)r->out[1] + i * s->width : NULL;
+    int64_t *count = codes > 0 ? (int64_t *)r->out[2] + i * codes : NULL;
+    double *sum = codes > 0 ? (double *)r->out[3] + i * codes : NULL;
+    if (codes > 0) {
+      memset(count, 0, (size_t)codes * sizeof *count);
+      memset(sum, 0, (size_t)codes * sizeof *sum);
+    }
+    quantize(&t, (const float *)r->in[0] + i * s->width, s->width,
+             (float *)r->out[0] + i * s->width, code, count, sum);
+  }
+}
+
+const qnet_plan_kernel qnet_plan_quantize_filters = {
+    .rows = quantize_filters, .row_in = 15, .row_out = 15};
+
+/* ---- gradient: operands x, level, dy ----------------------------------------------------------*/
+
+QNET_SIMD_BODY void mask_body(const float *x, const float *dy, int64_t n, float low, float high,
+                              float *dx) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++)
+    dx[i] = x[i] > high || x[i] < low ? 0 : dy[i];
+}
+QNET_SIMD_DISPATCH(mask,
+                   (const float *x, const float *dy, int64_t n, float low, float high, float *dx),
+                   (x, dy, n, low, high, dx))
+
+static void quantize_grad_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
+  const float *level = r->in[1];
+  const char *kind = qnet_op_string(s->op, "mask");
+  const bool inside = kind != NULL && strcmp(kind, "inside") == 0;
+  const bool below = inside || (kind != NULL && strcmp(kind, "below_max") == 0);
+  const float low = inside ? level[0] : -__builtin_inff();
+  const float high = below ? level[s->in[1]->type->dim[1] - 1] : __builtin_inff();
+  mask(r->in[0], r->in[2], r->count * s->width, low, high, r->out[0]);
+}
+
+const qnet_plan_kernel qnet_plan_quantize_grad = {
+    .rows = quantize_grad_rows, .row_in = 5, .row_out = 1, .overwrites = 5};
+
+/* ---- quant.quantize: x -> codes of a frozen table ---------------------------------------------*/
+
+static qnet_status prepare_codes(qnet_plan *p, qnet_plan_step *s, qnet_diag *d) {
+  const qnet_symbol *symbol = qnet_op_symbol(p->module, s->op, "table");
+  if (symbol == NULL || symbol->table == NULL || symbol->table->threshold == NULL)
+    return qnet_error(d, s->op->loc, "quant.quantize names no table with thresholds");
+  s->state = symbol->table;
+  return QNET_OK;
+}
+
+static void code_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
+  const qnet_table *table = s->state;
+  const decision t = {table->codes, table->threshold, NULL, table->perm};
+  quantize(&t, r->in[0], r->count * s->width, NULL, r->out[0], NULL, NULL);
+}
+
+const qnet_plan_kernel qnet_plan_quantize_codes = {
+    .prepare = prepare_codes, .rows = code_rows, .row_in = 1, .row_out = 1};

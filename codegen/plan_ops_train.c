@@ -1,0 +1,150 @@
+/* The rest of a training step: the update, moving averages, gradients of biases; copies; and the
+ * reference kernels of the interpreter for whatever has no kernel of its own. */
+#include "codegen/plan_internal.h"
+#include "ir/interp.h"
+#include "support/parallel.h"
+#include "support/simd.h"
+#include <string.h>
+
+/* ---- the update: operands w, gradient, velocity, lr; results w', velocity' --------------------*/
+
+typedef struct update {
+  const float *w, *gradient, *velocity;
+  float *next_w, *next_velocity;
+  float momentum, decay, lr;
+  bool nesterov;
+} update;
+
+QNET_SIMD_BODY void update_range_body(const update *u, int64_t begin, int64_t end) {
+  const float *w = u->w, *gradient = u->gradient, *velocity = u->velocity;
+  float *next_w = u->next_w, *next_velocity = u->next_velocity;
+  const float momentum = u->momentum, decay = u->decay, lr = u->lr;
+  const bool nesterov = u->nesterov;
+#pragma omp simd
+  for (int64_t i = begin; i < end; i++) {
+    const float g = gradient[i] + decay * w[i], v = momentum * velocity[i] + g;
+    const float old = w[i];
+    next_velocity[i] = v;
+    next_w[i] = old - lr * (nesterov ? g + momentum * v : v);
+  }
+}
+QNET_SIMD_DISPATCH(update_range, (const update *u, int64_t begin, int64_t end), (u, begin, end))
+
+static void update_chunk(void *context, size_t begin, size_t end) {
+  update_range(context, (int64_t)begin, (int64_t)end);
+}
+
+static qnet_status run_sgd(qnet_plan *p, const qnet_plan_step *s, qnet_diag *d) {
+  (void)p, (void)d;
+  update u = {.w = (const float *)s->in[0]->data,
+              .gradient = (const float *)s->in[1]->data,
+              .velocity = (const float *)s->in[2]->data,
+              .next_w = (float *)s->out[0]->data,
+              .next_velocity = (float *)s->out[1]->data,
+              .momentum = (float)qnet_op_float(s->op, "momentum", 0),
+              .decay = (float)qnet_op_float(s->op, "weight_decay", 0),
+              .lr = *(const float *)s->in[3]->data,
+              .nesterov = qnet_op_int(s->op, "nesterov", 0) != 0};
+  qnet_parallel_for((size_t)qnet_type_elements(s->in[0]->type), 16 * QNET_PLAN_RANGE, update_chunk,
+                    &u);
+  return QNET_OK;
+}
+
+const qnet_plan_kernel qnet_plan_sgd = {.run = run_sgd, .overwrites = 7};
+
+static qnet_status run_moving_average(qnet_plan *p, const qnet_plan_step *s, qnet_diag *d) {
+  (void)p, (void)d;
+  const float *old = (const float *)s->in[0]->data, *new = (const float *)s->in[1]->data;
+  float *out = (float *)s->out[0]->data;
+  const double momentum = qnet_op_float(s->op, "momentum", 0.1);
+  const double factor = momentum * qnet_op_float(s->op, "scale", 1);
+  for (int64_t i = 0; i < qnet_type_elements(s->out[0]->type); i++)
+    out[i] = (float)((1 - momentum) * (double)old[i] + factor * (double)new[i]);
+  return QNET_OK;
+}
+
+const qnet_plan_kernel qnet_plan_moving_average = {.run = run_moving_average, .overwrites = 3};
+
+/* ---- gradient of a bias: the sum of dy over rows ----------------------------------------------*/
+
+QNET_SIMD_BODY void sum_rows_body(const float *dy, int64_t rows, int64_t channels, float *sum) {
+  for (int64_t r = 0; r < rows; r++, dy += channels) {
+#pragma omp simd
+    for (int64_t c = 0; c < channels; c++)
+      sum[c] += dy[c];
+  }
+}
+QNET_SIMD_DISPATCH(sum_rows, (const float *dy, int64_t rows, int64_t channels, float *sum),
+                   (dy, rows, channels, sum))
+
+static void bias_grad_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
+  sum_rows(r->in[0], r->count, s->width, r->partial);
+}
+
+static qnet_status prepare_bias_grad(qnet_plan *p, qnet_plan_step *s, qnet_diag *d) {
+  (void)d;
+  s->state = &p->group[s->group];
+  s->partial_bytes = (size_t)s->width * sizeof(float);
+  return QNET_OK;
+}
+
+static void finish_bias_grad(const qnet_plan_step *s) {
+  const qnet_plan_group *g = s->state;
+  float *out = (float *)s->out[0]->data;
+  for (int64_t c = 0; c < s->width; c++) {
+    double sum = 0;
+    for (int64_t i = 0; i < g->ranges; i++)
+      sum += (double)((const float *)(s->partial + s->partial_bytes * (size_t)i))[c];
+    out[c] = (float)sum;
+  }
+}
+
+const qnet_plan_kernel qnet_plan_bias_grad = {
+    .prepare = prepare_bias_grad, .rows = bias_grad_rows, .finish = finish_bias_grad, .row_in = 1};
+
+/* ---- copies -----------------------------------------------------------------------------------*/
+
+static qnet_status run_copy(qnet_plan *p, const qnet_plan_step *s, qnet_diag *d) {
+  (void)p, (void)d;
+  memcpy(s->out[0]->data, s->in[0]->data, s->out[0]->bytes);
+  return QNET_OK;
+}
+
+const qnet_plan_kernel qnet_plan_copy = {.run = run_copy};
+
+/* ---- reference kernels ------------------------------------------------------------------------*/
+
+/* A blob's head over memory that the plan owns. */
+static qnet_blob view_of(const qnet_plan *p, const qnet_plan_value *v) {
+  qnet_blob b = {.allocator = p->allocator,
+                 .dtype = v->type->dtype,
+                 .rank = v->type->rank,
+                 .bytes = v->bytes,
+                 .data = v->data,
+                 .refs = 1};
+  memcpy(b.dim, v->type->dim, sizeof v->type->dim[0] * (size_t)v->type->rank);
+  return b;
+}
+
+static qnet_status run_reference(qnet_plan *p, const qnet_plan_step *s, qnet_diag *d) {
+  qnet_blob view[QNET_PLAN_MAX_IN], *in[QNET_PLAN_MAX_IN], *out[QNET_PLAN_MAX_OUT] = {NULL};
+  for (int i = 0; i < s->in_count; i++) {
+    view[i] = view_of(p, s->in[i]);
+    in[i] = &view[i];
+  }
+  qnet_status status = qnet_interp_kernel_of(s->op->opcode)(p->module, s->op, in, out);
+  for (int i = 0; i < s->out_count; i++) {
+    if (status == QNET_OK && s->out[i] != NULL)
+      memcpy(s->out[i]->data, out[i]->data, s->out[i]->bytes);
+    qnet_blob_release(out[i]);
+  }
+  if (status == QNET_NO_MEMORY) return qnet_out_of_memory(d);
+  if (status != QNET_OK)
+    return qnet_error(d, s->op->loc,
+                      "'%s' cannot work on these values (a label, code or table out "
+                      "of range)",
+                      qnet_op_def_of(s->op->opcode)->name);
+  return QNET_OK;
+}
+
+const qnet_plan_kernel qnet_plan_reference = {.run = run_reference};

@@ -1,0 +1,123 @@
+/* From source and weights file to one module with frozen quantizers. */
+#include "driver/model.h"
+#include "driver/refit.h"
+#include "driver/tables.h"
+#include "driver/weights.h"
+#include "ir/ops.h"
+#include "passes/pass.h"
+#include "passes/quantizer.h"
+#include <string.h>
+
+static qnet_status unknown_quantizer(const char *name, qnet_diag *d) {
+  size_t count;
+  const qnet_quantizer *const *table = qnet_quantizer_table(&count);
+  const char *names[32];
+  for (size_t i = 0; i < count && i < 32; i++)
+    names[i] = table[i]->name;
+  const char *near = qnet_nearest(name, names, count);
+  return qnet_error_in(d, "qnetc", "unknown quantizer '%s'%s%s%s", name,
+                       near ? "; did you mean '" : "; known are lqnets and none", near ? near : "",
+                       near ? "'?" : "");
+}
+
+static qnet_status check_bits(const qnet_quant_spec *q, qnet_diag *d) {
+  const qnet_quantizer *method = qnet_quantizer_find(q->quantizer);
+  if (!method) return unknown_quantizer(q->quantizer, d);
+  const int low = method->bits_min, high = method->bits_max;
+  if (q->weight_bits >= low && q->weight_bits <= high && q->activation_bits >= low &&
+      q->activation_bits <= high)
+    return QNET_OK;
+  return qnet_error_in(d, "qnetc", "%s takes %d to %d bits, not %d and %d", method->name, low, high,
+                       q->weight_bits, q->activation_bits);
+}
+
+qnet_status qnet_model_quant_spec(const qnet_session *s, qnet_program *program) {
+  const qnet_options *o = &s->options;
+  qnet_quant_spec *q = &program->quant;
+  if (o->quantizer && strcmp(o->quantizer, "none") == 0) {
+    if (o->bits != QNET_UNSET)
+      return qnet_error_in(s->diag, "qnetc", "--bits does not go with --quantizer=none");
+    q->quantizer = NULL;
+    return QNET_OK;
+  }
+  if (o->quantizer) q->quantizer = o->quantizer;
+  if (!q->quantizer && o->bits != QNET_UNSET)
+    return qnet_error_in(s->diag, "qnetc",
+                         "--bits needs a quantizer: '%s' names none; add --quantizer=", o->input);
+  if (!q->quantizer) return QNET_OK;
+  if (o->bits != QNET_UNSET) q->weight_bits = q->activation_bits = (int)o->bits;
+  return check_bits(q, s->diag);
+}
+
+qnet_status qnet_model_insert_quantizers(qnet_session *s, const qnet_program *program) {
+  const qnet_quant_spec *q = &program->quant;
+  if (!q->quantizer) return QNET_OK;
+  char pipeline[256];
+  snprintf(pipeline, sizeof pipeline,
+           "insert-quantizers{quantizer=%s,weights=%d,activations=%d,grid=%d,first=%d,last=%d}",
+           q->quantizer, q->weight_bits, q->activation_bits, q->grid, q->first_bits, q->last_bits);
+  const qnet_pipeline_options options = {0};
+  return qnet_pipeline_run(program->module, pipeline, &options, NULL, s->diag);
+}
+
+/* Tables from the file, in place of any that the module has; *missing counts those it lacks. */
+static qnet_status load_tables(qnet_module *m, const qnet_tensor_file *f, const char *path,
+                               int *missing, qnet_diag *d) {
+  const qnet_region *body = qnet_symbol_find(m, "eval")->body;
+  *missing = 0;
+  for (const qnet_op *op = body->first; op; op = op->next) {
+    if (op->opcode != QNET_OP_QUANTIZE) continue;
+    bool found;
+    QNET_TRY(qnet_tables_load(m, op, f, path, &found, d));
+    *missing += !found;
+  }
+  return QNET_OK;
+}
+
+static void warn_refit(qnet_session *s, const qnet_program *p, int missing) {
+  const qnet_quant_spec *q = &p->quant;
+  qnet_warning_in(
+      s->diag, s->options.weights,
+      "%d quantizers were not trained with %s at %d/%d bits; their levels are fitted to "
+      "the weights and to %s. Training would recover accuracy: qnetc train %s "
+      "--init=%s --quantizer=%s --bits=%d --data=... -o ...",
+      missing, q->quantizer, q->weight_bits, q->activation_bits,
+      s->options.calibrate ? s->options.calibrate : "batch norm statistics", s->options.input,
+      s->options.weights, q->quantizer, q->weight_bits);
+}
+
+static qnet_status load_into(qnet_session *s, qnet_program *p, const qnet_tensor_file *f) {
+  const char *path = s->options.weights;
+  QNET_TRY(qnet_weights_load(p->module, f, path, s->diag));
+  QNET_TRY(qnet_model_insert_quantizers(s, p));
+  if (!p->quant.quantizer) return QNET_OK;
+  int missing;
+  QNET_TRY(load_tables(p->module, f, path, &missing, s->diag));
+  if (!missing) return QNET_OK;
+  QNET_TRY(qnet_refit(s, p->module, s->options.calibrate));
+  warn_refit(s, p, missing);
+  return load_tables(p->module, f, path, &missing, s->diag);
+}
+
+static qnet_status load_weights(qnet_session *s, qnet_program *p) {
+  if (!s->options.weights)
+    return qnet_error_in(s->diag, "qnetc",
+                         "no weights; add --weights=FILE.safetensors (qnetc train "
+                         "makes one)");
+  qnet_tensor_file f;
+  qnet_tensor_file_init(&f, s->allocator);
+  qnet_status status = qnet_tensor_file_read(&f, s->options.weights, s->diag);
+  if (status == QNET_OK) status = load_into(s, p, &f);
+  qnet_tensor_file_free(&f);
+  return status;
+}
+
+qnet_status qnet_model_load(qnet_session *s, qnet_program *out) {
+  QNET_TRY(qnet_session_program(s, out));
+  qnet_status status = qnet_model_quant_spec(s, out);
+  if (status == QNET_OK) status = load_weights(s, out);
+  if (status == QNET_OK) return QNET_OK;
+  qnet_module_destroy(out->module);
+  out->module = NULL;
+  return status;
+}

@@ -1,0 +1,17 @@
+/* A trained network as the verbs use it: source, weights, frozen quantizers, in one nn module. */
+#ifndef QNET_DRIVER_MODEL_H
+#define QNET_DRIVER_MODEL_H
+
+#include "driver/session.h"
+
+/* Applies --quantizer and --bits to what the source says. */
+qnet_status qnet_model_quant_spec(const qnet_session *s, qnet_program *program);
+/* Runs insert-quantizers as the specification says; nothing when it names no quantizer. */
+qnet_status qnet_model_insert_quantizers(qnet_session *s, const qnet_program *program);
+
+/* Parses the source, loads --weights, inserts quantizers and gives each its frozen table: the one
+ * in the weights file, or, where that was not trained so, a closed-form fit (with a warning).
+ * out->module is the caller's to destroy. */
+qnet_status qnet_model_load(qnet_session *s, qnet_program *out);
+
+#endif

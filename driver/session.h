@@ -1,0 +1,27 @@
+/* What every verb carries: options, allocator, diagnostics. */
+#ifndef QNET_DRIVER_SESSION_H
+#define QNET_DRIVER_SESSION_H
+
+#include "driver/options.h"
+#include "frontend/frontend.h"
+
+typedef struct qnet_session {
+  const qnet_allocator *allocator;
+  qnet_diag *diag;
+  qnet_options options;
+} qnet_session;
+
+/* The verbs: exit codes follow from the status. */
+qnet_status qnet_verb_compile(qnet_session *s);
+qnet_status qnet_verb_train(qnet_session *s);
+qnet_status qnet_verb_eval(qnet_session *s);
+qnet_status qnet_verb_run(qnet_session *s);
+qnet_status qnet_verb_opt(qnet_session *s);
+
+/* Reads and parses the input .qnet, with the -D parameters. The caller destroys out->module. */
+qnet_status qnet_session_program(qnet_session *s, qnet_program *out);
+
+/* "x.qnet" and ".qnet" -> true. */
+bool qnet_has_suffix(const char *path, const char *suffix);
+
+#endif

@@ -1,0 +1,19 @@
+/* Frozen quantizers between a module (table @SITE, const @SITE.codes) and a weights file:
+ *   SITE.table.scale f32[ch]   SITE.table.level i8[ch, n]   SITE.codes u8[packed]
+ *   SITE.table.threshold f32[n - 1]   SITE.table.perm u8[n]            (activations)
+ * Codes are packed, `bits` bits each, first code in the lowest bits; order O,KH,KW,I. */
+#ifndef QNET_DRIVER_TABLES_H
+#define QNET_DRIVER_TABLES_H
+
+#include "ir/ir.h"
+#include "runtime/safetensors.h"
+
+qnet_status qnet_tables_store(const qnet_module *m, qnet_tensor_file *f, qnet_diag *d);
+
+/* Makes the table (and for weights the codes) of the site of one nn.quantize operation from the
+ * file. *found is false, and nothing is made, when the file has no table for the site or one of
+ * other bits. A malformed table is an error that names the tensor. */
+qnet_status qnet_tables_load(qnet_module *m, const qnet_op *quantize, const qnet_tensor_file *f,
+                             const char *path, bool *found, qnet_diag *d);
+
+#endif

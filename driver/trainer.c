@@ -1,0 +1,139 @@
+/* Training as the driver composes it: @step of a clone runs as a plan and changes the weights in
+ * place; quantizers learn after every step; evaluation freezes a clone and runs it exactly. */
+#include "driver/trainer.h"
+#include "codegen/plan.h"
+#include "driver/predictor.h"
+#include "driver/weights.h"
+#include "passes/pass.h"
+#include "passes/quantizer_state.h"
+#include <string.h>
+
+struct qnet_trainer {
+  qnet_session *session;
+  const qnet_program *program;
+  qnet_module *step; /* batch of the recipe, with @step; shares its blobs with the program */
+  qnet_plan *plan;
+  qnet_quantizer_sites sites; /* of `step` */
+  bool frozen;
+  qnet_predictor *predictor; /* of the present weights; NULL when they have changed */
+};
+
+static void forget_predictor(qnet_trainer *t) {
+  qnet_predictor_destroy(t->predictor);
+  t->predictor = NULL;
+}
+
+static qnet_status make_step(qnet_trainer *t) {
+  const qnet_recipe *r = &t->program->recipe;
+  qnet_diag *d = t->session->diag;
+  t->step = qnet_module_clone(t->program->module);
+  if (!t->step) return qnet_out_of_memory(d);
+  char pipeline[256];
+  snprintf(pipeline, sizeof pipeline,
+           "batch{n=%d},autodiff{momentum=%.17g,weight_decay=%.17g,nesterov=%d,smoothing=%.17g}",
+           r->batch, r->momentum, r->weight_decay, r->nesterov, r->label_smoothing);
+  const qnet_pipeline_options options = {0};
+  QNET_TRY(qnet_pipeline_run(t->step, pipeline, &options, NULL, d));
+  QNET_TRY(qnet_weights_init(t->step, 0, d)); /* momentum: zeros */
+  QNET_TRY(qnet_quantizer_sites_collect(t->step, t->session->allocator, &t->sites, d));
+  QNET_TRY(qnet_quantizer_sites_refresh(&t->sites, false, d));
+  return qnet_plan_create(t->step, "step", QNET_PLAN_FAST, &t->plan, d);
+}
+
+qnet_status qnet_trainer_create(qnet_session *s, const qnet_program *program, qnet_trainer **out) {
+  *out = NULL;
+  qnet_trainer *t = qnet_alloc(s->allocator, sizeof *t);
+  if (!t) return qnet_out_of_memory(s->diag);
+  t->session = s;
+  t->program = program;
+  const qnet_status status = make_step(t);
+  if (status == QNET_OK)
+    *out = t;
+  else
+    qnet_trainer_destroy(t);
+  return status;
+}
+
+void qnet_trainer_destroy(qnet_trainer *t) {
+  if (!t) return;
+  forget_predictor(t);
+  if (t->plan) qnet_plan_destroy(t->plan);
+  qnet_quantizer_sites_free(&t->sites);
+  qnet_module_destroy(t->step);
+  qnet_free(t->session->allocator, t, sizeof *t);
+}
+
+static qnet_status run_step(void *ctx, const uint8_t *images, const int32_t *labels, double lr,
+                            qnet_step_result *out, qnet_diag *d) {
+  qnet_trainer *t = ctx;
+  forget_predictor(t);
+  qnet_blob *image = qnet_plan_argument(t->plan, 0), *label = qnet_plan_argument(t->plan, 1);
+  memcpy(image->data, images, image->bytes);
+  memcpy(label->data, labels, label->bytes);
+  *(float *)qnet_plan_argument(t->plan, 2)->data = (float)lr;
+  QNET_TRY(qnet_plan_run(t->plan, d));
+  out->loss = (double)*(const float *)qnet_plan_result(t->plan, 0)->data;
+  out->correct = *(const int32_t *)qnet_plan_result(t->plan, 1)->data;
+  return qnet_quantizer_sites_update(&t->sites, t->frozen, d);
+}
+
+static qnet_status enter_frozen_phase(void *ctx, qnet_diag *d) {
+  qnet_trainer *t = ctx;
+  t->frozen = true;
+  return qnet_quantizer_sites_refresh(&t->sites, true, d);
+}
+
+/* The tables of the present parameters, made in the program's own module. */
+static qnet_status freeze_tables(qnet_trainer *t, qnet_diag *d) {
+  if (!t->program->quant.quantizer) return QNET_OK;
+  return qnet_quantizer_freeze_all(t->program->module, t->session->allocator, d);
+}
+
+static qnet_status predict(void *ctx, const uint8_t *images, int64_t count, int32_t *classes,
+                           qnet_diag *d) {
+  qnet_trainer *t = ctx;
+  if (!t->predictor) {
+    QNET_TRY(freeze_tables(t, d));
+    QNET_TRY(qnet_predictor_create(t->session->allocator, t->program->module, QNET_ENGINE_NN, NULL,
+                                   &t->predictor, d));
+  }
+  const int64_t outputs = qnet_predictor_classes(t->predictor);
+  const size_t bytes = (size_t)(count * outputs) * sizeof(float);
+  float *logits = qnet_alloc(t->session->allocator, bytes);
+  if (!logits) return qnet_out_of_memory(d);
+  const qnet_status status = qnet_predictor_logits(t->predictor, images, count, logits, d);
+  for (int64_t i = 0; i < count && status == QNET_OK; i++)
+    classes[i] = qnet_argmax(logits + i * outputs, outputs);
+  qnet_free(t->session->allocator, logits, bytes);
+  return status;
+}
+
+static qnet_status describe(const qnet_trainer *t, qnet_tensor_file *f) {
+  const qnet_quant_spec *q = &t->program->quant;
+  char bits[32];
+  snprintf(bits, sizeof bits, "%d/%d", q->weight_bits, q->activation_bits);
+  QNET_TRY(qnet_tensor_file_set_meta(f, "qnet.net", t->program->module->name));
+  QNET_TRY(qnet_tensor_file_set_meta(f, "qnet.quantizer", q->quantizer ? q->quantizer : "none"));
+  return q->quantizer ? qnet_tensor_file_set_meta(f, "qnet.bits", bits) : QNET_OK;
+}
+
+static qnet_status save(void *ctx, const char *path, qnet_diag *d) {
+  qnet_trainer *t = ctx;
+  QNET_TRY(freeze_tables(t, d));
+  qnet_tensor_file f;
+  qnet_tensor_file_init(&f, t->session->allocator);
+  qnet_status status = qnet_weights_store(t->program->module, &f, d);
+  if (status == QNET_OK && describe(t, &f) != QNET_OK) status = qnet_out_of_memory(d);
+  if (status == QNET_OK) status = qnet_tensor_file_write(&f, path, d);
+  qnet_tensor_file_free(&f);
+  return status;
+}
+
+qnet_engine qnet_trainer_engine(qnet_trainer *t) {
+  return (qnet_engine){.ctx = t,
+                       .batch = t->program->recipe.batch,
+                       .step = run_step,
+                       .enter_frozen_phase = enter_frozen_phase,
+                       .predict = predict,
+                       .save = save};
+}

@@ -1,0 +1,154 @@
+/* qnetc eval: counts correct predictions of any engine on a data set. */
+#include "driver/model.h"
+#include "driver/predictor.h"
+#include "runtime/dataset.h"
+#include "support/file.h"
+#include "support/parallel.h"
+#include "support/progress.h"
+#include "support/strbuf.h"
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct evaluation {
+  qnet_session *session;
+  qnet_predictor *predictor;
+  qnet_dataset set;
+  int64_t count, classes, correct;
+  float *logits; /* [count][classes] */
+  double seconds;
+} evaluation;
+
+static qnet_status check_shapes(const evaluation *e) {
+  const qnet_type *in = qnet_predictor_input(e->predictor);
+  const qnet_dataset *set = &e->set;
+  qnet_diag *d = e->session->diag;
+  const char *data = e->session->options.data;
+  if (in->dtype != QNET_U8)
+    return qnet_error_in(d, data,
+                         "the network takes f32 inputs, a data set gives bytes; declare its "
+                         "input as u8[...] normalize(...)");
+  if (in->dim[1] != set->height || in->dim[2] != set->width || in->dim[3] != set->channels)
+    return qnet_error_in(d, data,
+                         "images are %lldx%lldx%lld (C,H,W), the network takes %lldx%lldx%lld",
+                         (long long)set->channels, (long long)set->height, (long long)set->width,
+                         (long long)in->dim[3], (long long)in->dim[1], (long long)in->dim[2]);
+  if (e->classes < set->classes)
+    return qnet_error_in(d, data, "%lld classes, but the network has %lld outputs",
+                         (long long)set->classes, (long long)e->classes);
+  return QNET_OK;
+}
+
+static qnet_status predict_all(evaluation *e) {
+  const int64_t pixels = e->set.height * e->set.width * e->set.channels;
+  const int64_t chunk = 100;
+  qnet_progress bar;
+  qnet_progress_begin(&bar, stderr, "images", (size_t)e->count);
+  const double begin = qnet_seconds();
+  qnet_status status = QNET_OK;
+  for (int64_t i = 0; i < e->count && status == QNET_OK; i += chunk) {
+    const int64_t n = e->count - i < chunk ? e->count - i : chunk;
+    status = qnet_predictor_logits(e->predictor, e->set.images + i * pixels, n,
+                                   e->logits + i * e->classes, e->session->diag);
+    qnet_progress_update(&bar, (size_t)(i + n), NULL);
+  }
+  qnet_progress_end(&bar);
+  e->seconds = qnet_seconds() - begin;
+  for (int64_t i = 0; i < e->count; i++)
+    e->correct += qnet_argmax(e->logits + i * e->classes, e->classes) == e->set.labels[i];
+  return status;
+}
+
+static qnet_status write_predictions(const evaluation *e, const char *path) {
+  qnet_strbuf b;
+  qnet_strbuf_init(&b, e->session->allocator);
+  for (int64_t i = 0; i < e->count; i++)
+    qnet_strbuf_printf(&b, "%d\n", qnet_argmax(e->logits + i * e->classes, e->classes));
+  const qnet_status status =
+      b.failed ? qnet_out_of_memory(e->session->diag)
+               : qnet_file_write(e->session->allocator, path, b.data, b.length, e->session->diag);
+  qnet_strbuf_free(&b);
+  return status;
+}
+
+/* .npy version 1: magic, header length, a dict padded so that the data starts at 64 bytes. */
+static qnet_status write_logits(const evaluation *e, const char *path) {
+  char dict[118];
+  const int n = snprintf(dict, sizeof dict,
+                         "{'descr': '<f4', 'fortran_order': False, 'shape': (%lld, %lld), }",
+                         (long long)e->count, (long long)e->classes);
+  memset(dict + n, ' ', sizeof dict - (size_t)n);
+  dict[sizeof dict - 1] = '\n';
+  qnet_strbuf b;
+  qnet_strbuf_init(&b, e->session->allocator);
+  qnet_strbuf_append(&b, "\x93NUMPY\x01\x00\x76\x00", 10);
+  qnet_strbuf_append(&b, dict, sizeof dict);
+  qnet_strbuf_append(&b, (const char *)e->logits,
+                     (size_t)(e->count * e->classes) * sizeof *e->logits);
+  const qnet_status status =
+      b.failed ? qnet_out_of_memory(e->session->diag)
+               : qnet_file_write(e->session->allocator, path, b.data, b.length, e->session->diag);
+  qnet_strbuf_free(&b);
+  return status;
+}
+
+static void print_report(const evaluation *e) {
+  const qnet_options *o = &e->session->options;
+  const char *engine = o->engine ? o->engine : "jit";
+  if (o->json) {
+    printf("{\"engine\": \"%s\", \"correct\": %lld, \"images\": %lld, \"seconds\": %.3f}\n", engine,
+           (long long)e->correct, (long long)e->count, e->seconds);
+    return;
+  }
+  printf("%s: %lld of %lld correct (%.2f %%), %.0f images/s\n", engine, (long long)e->correct,
+         (long long)e->count, 100.0 * (double)e->correct / (double)e->count,
+         (double)e->count / e->seconds);
+}
+
+static qnet_status evaluate(evaluation *e) {
+  const qnet_options *o = &e->session->options;
+  qnet_diag *d = e->session->diag;
+  e->classes = qnet_predictor_classes(e->predictor);
+  QNET_TRY(qnet_dataset_load(e->session->allocator, o->data, QNET_SPLIT_TEST, &e->set, d));
+  QNET_TRY(check_shapes(e));
+  e->count = e->set.count;
+  if (o->limit != QNET_UNSET && o->limit > 0 && o->limit < e->count) e->count = o->limit;
+  e->logits =
+      qnet_alloc_array(e->session->allocator, (size_t)(e->count * e->classes), sizeof(float));
+  if (!e->logits) return qnet_out_of_memory(d);
+  QNET_TRY(predict_all(e));
+  if (o->predictions) QNET_TRY(write_predictions(e, o->predictions));
+  if (o->logits) QNET_TRY(write_logits(e, o->logits));
+  print_report(e);
+  return QNET_OK;
+}
+
+static qnet_status open_predictor(qnet_session *s, qnet_predictor **out) {
+  const qnet_options *o = &s->options;
+  qnet_engine_kind kind;
+  QNET_TRY(qnet_engine_kind_parse(o->engine, &kind, s->diag));
+  qnet_target_choice choice;
+  QNET_TRY(
+      qnet_target_choose(o->target ? o->target : "native", o->mcpu, o->mattr, &choice, s->diag));
+  qnet_program program;
+  qnet_status status = qnet_model_load(s, &program);
+  if (status == QNET_OK) {
+    status = qnet_predictor_create(s->allocator, program.module, kind, &choice, out, s->diag);
+    qnet_module_destroy(program.module);
+  }
+  qnet_target_choice_free(&choice);
+  return status;
+}
+
+qnet_status qnet_verb_eval(qnet_session *s) {
+  const qnet_options *o = &s->options;
+  if (!o->data)
+    return qnet_error_in(s->diag, "qnetc", "no data; add --data=fashion-mnist or a directory");
+  if (o->threads != QNET_UNSET) qnet_parallel_set_threads((int)o->threads);
+  evaluation e = {.session = s};
+  qnet_status status = open_predictor(s, &e.predictor);
+  if (status == QNET_OK) status = evaluate(&e);
+  qnet_free(s->allocator, e.logits, (size_t)(e.count * e.classes) * sizeof(float));
+  qnet_dataset_free(&e.set);
+  qnet_predictor_destroy(e.predictor);
+  return status;
+}

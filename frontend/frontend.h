@@ -1,0 +1,52 @@
+/* .qnet to nn: scanner (flex), grammar (bison), AST, semantic analysis. docs/language.md. */
+#ifndef QNET_FRONTEND_FRONTEND_H
+#define QNET_FRONTEND_FRONTEND_H
+
+#include "ir/ir.h"
+
+enum { QNET_FRONTEND_MAX_NORM = 16 }; /* channels that `normalize` takes */
+
+/* How layers are to be quantized, for the insert-quantizers pass. */
+typedef struct qnet_quant_spec {
+  const char *quantizer; /* "lqnets"; NULL: the network stays f32 */
+  int weight_bits, activation_bits, grid;
+  int first_bits, last_bits; /* policy for the first and last layer: 0 = f32, 8 = 8 bit, else like
+                                the others (-1) */
+  qnet_loc loc;
+} qnet_quant_spec;
+
+typedef enum { QNET_SCHEDULE_COSINE, QNET_SCHEDULE_STEP, QNET_SCHEDULE_CONSTANT } qnet_schedule;
+
+/* The training recipe; values that the .qnet leaves out have these defaults. */
+typedef struct qnet_recipe {
+  int epochs;                 /* 10 */
+  int batch;                  /* 128 */
+  double lr;                  /* 0.1 */
+  double momentum;            /* 0.9 */
+  double weight_decay;        /* 1e-4 */
+  bool nesterov;              /* false */
+  qnet_schedule schedule;     /* cosine */
+  double step_factor;         /* 0.1 */
+  int step_epochs[16], steps; /* step: the epochs at which lr is multiplied */
+  int crop_pad;           /* 0: no crop augmentation; else zero-pad by so much and crop at random */
+  bool flip;              /* mirror half of the images */
+  double label_smoothing; /* 0 */
+} qnet_recipe;
+
+/* What a .qnet file says. Strings live in the module's arena. */
+typedef struct qnet_program {
+  qnet_module *module; /* level nn, function @eval, batch 1; owned: qnet_module_destroy */
+  qnet_quant_spec quant;
+  qnet_recipe recipe;
+} qnet_program;
+
+/* Parses and checks `text`. Parameters override defaults of the net's parameters: "classes=100".
+ * Layers are numbered by kind in their net or block, conv1, bn1, dense1 ..., prefixed by the path
+ * of block calls (basic1.conv2), unless a call says name = "..." (docs/language.md, "Names of
+ * layers"). Their symbols are @conv1.weight, @conv1.bias and so on; initial values are not set.
+ * On failure out->module is NULL. */
+qnet_status qnet_frontend_parse(const qnet_allocator *a, const char *name, const char *text,
+                                size_t length, const char *const *parameters, int parameter_count,
+                                qnet_program *out, qnet_diag *d);
+
+#endif

@@ -1,0 +1,148 @@
+/* Reference kernels of the other training operations: what a quantizer learns from, the loss, the
+ * update. As with the gradients (interp_nn_grad.c), sums are kept in double and rounded once. */
+#include "ir/interp_internal.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- quantizers ----------------------------------------------------------------------------- */
+
+/* Does the straight-through gradient pass? level[n] ascending. */
+typedef enum { PASS_ALL, PASS_BELOW_MAX, PASS_INSIDE } gradient_mask;
+
+static gradient_mask mask_of(const qnet_op *op) {
+  const char *mask = qnet_op_string(op, "mask");
+  if (mask != NULL && strcmp(mask, "below_max") == 0) return PASS_BELOW_MAX;
+  if (mask != NULL && strcmp(mask, "inside") == 0) return PASS_INSIDE;
+  return PASS_ALL;
+}
+
+static bool passes(gradient_mask mask, float x, const float *level, int64_t n) {
+  if (mask == PASS_ALL) return true;
+  if (x > level[n - 1]) return false;
+  return mask == PASS_BELOW_MAX || !(x < level[0]);
+}
+
+static qnet_status quantize_grad(const qnet_module *m, const qnet_op *op, qnet_blob *const *in,
+                                 qnet_blob **out) {
+  const qnet_type *levels = op->operand[1]->type;
+  const int64_t count = qnet_type_elements(op->operand[0]->type);
+  const int64_t channels = levels->dim[0], n = levels->dim[1];
+  if (channels < 1 || count % channels != 0) return QNET_ERROR;
+  out[0] = qnet_interp_result(m, op, 0);
+  if (out[0] == NULL) return QNET_NO_MEMORY;
+  const gradient_mask mask = mask_of(op);
+  const float *x = in[0]->data, *level = in[1]->data, *dy = in[2]->data;
+  float *dx = out[0]->data;
+  const int64_t run = count / channels;
+  for (int64_t i = 0; i < count; i++)
+    dx[i] = passes(mask, x[i], level + i / run * n, n) ? dy[i] : 0.0f;
+  return QNET_OK;
+}
+
+static qnet_status code_stats(const qnet_module *m, const qnet_op *op, qnet_blob *const *in,
+                              qnet_blob **out) {
+  const qnet_type *type = op->result[0].type;
+  const int64_t elements = qnet_type_elements(op->operand[0]->type);
+  const int64_t channels = type->dim[0], codes = type->dim[1];
+  if (channels < 1 || elements % channels != 0) return QNET_ERROR;
+  out[0] = qnet_interp_result(m, op, 0);
+  out[1] = qnet_interp_result(m, op, 1);
+  if (out[0] == NULL || out[1] == NULL) return QNET_NO_MEMORY;
+  const float *x = in[0]->data;
+  const uint8_t *code = in[1]->data;
+  int64_t *count = out[0]->data;
+  double *sum = out[1]->data;
+  const int64_t run = elements / channels;
+  for (int64_t i = 0; i < elements; i++) {
+    if (code[i] >= codes) return QNET_ERROR;
+    const int64_t cell = i / run * codes + code[i];
+    count[cell]++;
+    sum[cell] += (double)x[i];
+  }
+  return QNET_OK;
+}
+
+/* ---- loss ----------------------------------------------------------------------------------- */
+
+static int64_t argmax(const float *x, int64_t n) {
+  int64_t best = 0;
+  for (int64_t i = 1; i < n; i++)
+    if (x[i] > x[best]) best = i;
+  return best;
+}
+
+/* One row: returns its loss and writes the gradient of the mean over `rows`. */
+static double cross_entropy_row(const float *logit, int64_t classes, int64_t label,
+                                double smoothing, int64_t rows, float *grad) {
+  const double max = (double)logit[argmax(logit, classes)];
+  double sum = 0.0;
+  for (int64_t k = 0; k < classes; k++)
+    sum += exp((double)logit[k] - max);
+  const double log_sum = log(sum);
+  double loss = 0.0;
+  for (int64_t k = 0; k < classes; k++) {
+    const double log_p = (double)logit[k] - max - log_sum;
+    const double target = (k == label ? 1.0 - smoothing : 0.0) + smoothing / (double)classes;
+    loss -= target * log_p;
+    grad[k] = (float)((exp(log_p) - target) / (double)rows);
+  }
+  return loss;
+}
+
+static qnet_status softmax_cross_entropy(const qnet_module *m, const qnet_op *op,
+                                         qnet_blob *const *in, qnet_blob **out) {
+  for (int i = 0; i < 3; i++) {
+    out[i] = qnet_interp_result(m, op, i);
+    if (out[i] == NULL) return QNET_NO_MEMORY;
+  }
+  const int64_t rows = op->operand[0]->type->dim[0], classes = op->operand[0]->type->dim[1];
+  const double smoothing = qnet_op_float(op, "smoothing", 0.0);
+  const float *logit = in[0]->data;
+  const int32_t *label = in[1]->data;
+  double loss = 0.0;
+  int32_t correct = 0;
+  for (int64_t n = 0; n < rows; n++) {
+    if (label[n] < 0 || label[n] >= classes) return QNET_ERROR;
+    loss += cross_entropy_row(logit + n * classes, classes, label[n], smoothing, rows,
+                              (float *)out[1]->data + n * classes);
+    correct += argmax(logit + n * classes, classes) == label[n];
+  }
+  *(float *)out[0]->data = (float)(loss / (double)rows);
+  *(int32_t *)out[2]->data = correct;
+  return QNET_OK;
+}
+
+/* ---- update --------------------------------------------------------------------------------- */
+
+static qnet_status sgd(const qnet_module *m, const qnet_op *op, qnet_blob *const *in,
+                       qnet_blob **out) {
+  for (int i = 0; i < 2; i++) {
+    out[i] = qnet_interp_result(m, op, i);
+    if (out[i] == NULL) return QNET_NO_MEMORY;
+  }
+  const double momentum = qnet_op_float(op, "momentum", 0.0);
+  const double decay = qnet_op_float(op, "weight_decay", 0.0);
+  const bool nesterov = qnet_op_int(op, "nesterov", 0) != 0;
+  const float *w = in[0]->data, *grad = in[1]->data, *velocity = in[2]->data;
+  const double lr = (double)*(const float *)in[3]->data;
+  float *new_w = out[0]->data, *new_velocity = out[1]->data;
+  for (int64_t i = 0; i < qnet_type_elements(op->result[0].type); i++) {
+    const double g = (double)grad[i] + decay * (double)w[i];
+    const double v = momentum * (double)velocity[i] + g;
+    new_velocity[i] = (float)v;
+    new_w[i] = (float)((double)w[i] - lr * (nesterov ? g + momentum * v : v));
+  }
+  return QNET_OK;
+}
+
+static const qnet_interp_kernel kernels[QNET_OP_COUNT] = {
+    [QNET_OP_QUANTIZE_GRAD] = quantize_grad,
+    [QNET_OP_CODE_STATS] = code_stats,
+    [QNET_OP_SOFTMAX_CROSS_ENTROPY] = softmax_cross_entropy,
+    [QNET_OP_SGD] = sgd,
+};
+
+qnet_interp_kernel qnet_interp_train_kernel(int opcode) {
+  return opcode >= 0 && opcode < QNET_OP_COUNT ? kernels[opcode] : NULL;
+}

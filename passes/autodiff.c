@@ -1,0 +1,372 @@
+/* autodiff{momentum=0.9,weight_decay=0.0001,nesterov=0,smoothing=0,decay_norm=0}: makes the
+ * training step @step(image, label, lr) -> loss, correct from @eval.
+ *
+ * The forward of @eval is copied, batch_norm in its training form with moving averages written to
+ * the running statistics (PyTorch's: momentum 0.1, unbiased variance). The gradient flows backwards
+ * operation by operation through one table. Every f32 state symbol it reaches is learned by SGD;
+ * its velocity is the state NAME.momentum. Weight decay acts on convolution and dense weights, and
+ * on biases and batch_norm parameters too when decay_norm is 1. Quantizers bring their own
+ * gradients and statistics (passes/quantizer.h).
+ *
+ * Needs level nn; batch first (batch{n=N}), quantizers inserted. Keeps @eval and all facts. */
+#include "ir/ops.h"
+#include "passes/passes.h"
+#include "passes/quantizer.h"
+#include "passes/rewrite.h"
+#include <string.h>
+
+enum { MAX_GRADS = 3 };
+
+/* PyTorch's default for batch_norm. */
+static const double running_momentum = 0.1;
+
+typedef struct differ {
+  qnet_module *module;
+  const qnet_pass_context *context;
+  qnet_builder b;
+  qnet_arena scratch;
+  qnet_value **map;  /* value of @eval by id -> its copy in @step */
+  bool *active;      /* by id in @step: does a learned parameter influence it? */
+  qnet_value **grad; /* by id in @step: its gradient so far */
+} differ;
+
+/* ---- gradients, one function an operation -----------------------------------------------------*/
+
+/* Sets dx[i] to the gradient of operand i; leaves those NULL that are not wanted or have none. */
+typedef void (*gradient)(differ *s, qnet_op *op, qnet_value *dy, const bool *want, qnet_value **dx);
+
+/* An operation of two operands and the window of `like`. */
+static qnet_value *build2(differ *s, int opcode, qnet_value *a, qnet_value *b,
+                          const qnet_type *result, const qnet_op *like) {
+  qnet_value *v = qnet_build1(&s->b, opcode, (qnet_value *[]){a, b}, 2, result);
+  if (v != NULL && like != NULL) qnet_op_copy_window(s->module, v->def, like);
+  return v;
+}
+
+static qnet_value *build1(differ *s, int opcode, qnet_value *a, const qnet_type *result,
+                          const qnet_op *like) {
+  qnet_value *v = qnet_build1(&s->b, opcode, &a, 1, result);
+  if (v != NULL && like != NULL) qnet_op_copy_window(s->module, v->def, like);
+  return v;
+}
+
+static void layer_gradient(differ *s, qnet_op *op, qnet_value *dy, const bool *want,
+                           qnet_value **dx) {
+  const bool conv = op->opcode == QNET_OP_CONV2D;
+  qnet_value *x = op->operand[0], *w = op->operand[1];
+  const qnet_op *window = conv ? op : NULL;
+  if (op->operand_count > 2 && want[2])
+    dx[2] = build1(s, QNET_OP_BIAS_GRAD, dy, op->operand[2]->type, NULL);
+  if (want[1])
+    dx[1] = build2(s, conv ? QNET_OP_CONV2D_GRAD_WEIGHT : QNET_OP_DENSE_GRAD_WEIGHT, x, dy, w->type,
+                   window);
+  if (want[0])
+    dx[0] = build2(s, conv ? QNET_OP_CONV2D_GRAD_INPUT : QNET_OP_DENSE_GRAD_INPUT, dy, w, x->type,
+                   window);
+}
+
+static void batch_norm_gradient(differ *s, qnet_op *op, qnet_value *dy, const bool *want,
+                                qnet_value **dx) {
+  (void)want;
+  qnet_value *operands[] = {op->operand[0], dy, op->operand[1], &op->result[1], &op->result[2]};
+  const qnet_type *c = op->operand[1]->type;
+  qnet_op *g = qnet_build(&s->b, QNET_OP_BATCH_NORM_GRAD, operands, 5,
+                          (const qnet_type *[]){op->operand[0]->type, c, c}, 3);
+  if (g == NULL) return;
+  qnet_op_set_float(s->module, g, "eps", qnet_op_float(op, "eps", 1e-5));
+  for (int i = 0; i < 3; i++)
+    dx[i] = &g->result[i];
+}
+
+static void relu_gradient(differ *s, qnet_op *op, qnet_value *dy, const bool *want,
+                          qnet_value **dx) {
+  (void)want;
+  dx[0] = build2(s, QNET_OP_RELU_GRAD, &op->result[0], dy, dy->type, NULL);
+}
+
+static void max_pool_gradient(differ *s, qnet_op *op, qnet_value *dy, const bool *want,
+                              qnet_value **dx) {
+  (void)want;
+  dx[0] = build2(s, QNET_OP_MAX_POOL2D_GRAD, op->operand[0], dy, op->operand[0]->type, op);
+}
+
+/* Linear operations whose gradient needs dy alone. */
+static void linear_gradient(differ *s, qnet_op *op, qnet_value *dy, const bool *want,
+                            qnet_value **dx) {
+  (void)want;
+  const int opcode = op->opcode == QNET_OP_AVG_POOL2D        ? QNET_OP_AVG_POOL2D_GRAD
+                     : op->opcode == QNET_OP_GLOBAL_AVG_POOL ? QNET_OP_GLOBAL_AVG_POOL_GRAD
+                                                             : QNET_OP_FLATTEN_GRAD;
+  dx[0] = build1(s, opcode, dy, op->operand[0]->type, op);
+}
+
+static void add_gradient(differ *s, qnet_op *op, qnet_value *dy, const bool *want,
+                         qnet_value **dx) {
+  (void)s, (void)op, (void)want;
+  dx[0] = dx[1] = dy;
+}
+
+static void quantize_gradient(differ *s, qnet_op *op, qnet_value *dy, const bool *want,
+                              qnet_value **dx) {
+  (void)want;
+  const qnet_quantizer *q = qnet_quantizer_find(qnet_op_string(op, "quantizer"));
+  dx[0] = q->emit_backward(&s->b, op, dy);
+}
+
+/* operands: those that have a gradient, one bit each. */
+static const struct row {
+  int opcode;
+  unsigned operands;
+  gradient emit;
+} table[] = {
+    {QNET_OP_CONV2D, 7, layer_gradient},
+    {QNET_OP_DENSE, 7, layer_gradient},
+    {QNET_OP_BATCH_NORM_TRAIN, 7, batch_norm_gradient},
+    {QNET_OP_RELU, 1, relu_gradient},
+    {QNET_OP_MAX_POOL2D, 1, max_pool_gradient},
+    {QNET_OP_AVG_POOL2D, 1, linear_gradient},
+    {QNET_OP_GLOBAL_AVG_POOL, 1, linear_gradient},
+    {QNET_OP_FLATTEN, 1, linear_gradient},
+    {QNET_OP_ADD, 3, add_gradient},
+    {QNET_OP_QUANTIZE, 1, quantize_gradient},
+    {QNET_OP_NORMALIZE, 0, NULL},
+    {QNET_OP_READ, 0, NULL},
+};
+
+static const struct row *row_of(int opcode) {
+  for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+    if (table[i].opcode == opcode) return &table[i];
+  return NULL;
+}
+
+/* ---- forward ----------------------------------------------------------------------------------*/
+
+/* batch_norm in its training form; the running statistics are updated at once. */
+static qnet_status copy_batch_norm(differ *s, const qnet_op *op) {
+  qnet_module *m = s->module;
+  qnet_value *x = s->map[op->operand[0]->id];
+  qnet_value *operands[] = {x, s->map[op->operand[1]->id], s->map[op->operand[2]->id]};
+  const qnet_type *c = op->operand[1]->type;
+  qnet_op *train = qnet_build(&s->b, QNET_OP_BATCH_NORM_TRAIN, operands, 3,
+                              (const qnet_type *[]){x->type, c, c}, 3);
+  if (train == NULL) return qnet_out_of_memory(s->context->diag);
+  qnet_op_set_float(m, train, "eps", qnet_op_float(op, "eps", 1e-5));
+  const double n = (double)(qnet_type_elements(x->type) / qnet_type_elements(c));
+  for (int i = 0; i < 2; i++) {
+    qnet_value *old = s->map[op->operand[3 + i]->id];
+    const qnet_symbol *symbol = old->def != NULL && old->def->opcode == QNET_OP_READ
+                                    ? qnet_op_symbol(m, old->def, "sym")
+                                    : NULL;
+    if (symbol == NULL || symbol->kind != QNET_SYMBOL_STATE)
+      return qnet_error(s->context->diag, op->loc,
+                        "the running statistics of this batch_norm are not state symbols");
+    qnet_value *average = build2(s, QNET_OP_MOVING_AVERAGE, old, &train->result[1 + i], c, NULL);
+    if (average == NULL) return qnet_out_of_memory(s->context->diag);
+    qnet_op_set_float(m, average->def, "momentum", running_momentum);
+    if (i == 1 && n > 1) qnet_op_set_float(m, average->def, "scale", n / (n - 1));
+    qnet_build_write(&s->b, symbol, average);
+  }
+  s->map[op->result[0].id] = &train->result[0];
+  return QNET_OK;
+}
+
+static qnet_status copy_op(differ *s, const qnet_op *op) {
+  if (row_of(op->opcode) == NULL && op->opcode != QNET_OP_BATCH_NORM)
+    return qnet_error(s->context->diag, op->loc, "'%s' has no gradient; it cannot be trained",
+                      qnet_op_def_of(op->opcode)->name);
+  if (op->opcode == QNET_OP_BATCH_NORM) return copy_batch_norm(s, op);
+  qnet_op *copy = qnet_op_clone(&s->b, op, s->map);
+  if (copy == NULL) return qnet_out_of_memory(s->context->diag);
+  for (int i = 0; i < op->result_count; i++)
+    s->map[op->result[i].id] = &copy->result[i];
+  if (op->opcode != QNET_OP_QUANTIZE) return QNET_OK;
+  const qnet_quantizer *q = qnet_quantizer_find(qnet_op_string(op, "quantizer"));
+  if (q == NULL)
+    return qnet_error(s->context->diag, op->loc, "unknown quantizer '%s'",
+                      qnet_op_string(op, "quantizer"));
+  q->emit_stats(&s->b, copy);
+  return QNET_OK;
+}
+
+/* Copies @eval up to its yield and appends the loss, which is returned in *loss. */
+static qnet_status build_forward(differ *s, const qnet_symbol *eval, qnet_region *step,
+                                 qnet_op **loss) {
+  qnet_module *m = s->module;
+  s->map[eval->body->arg[0].id] = &step->arg[0];
+  for (const qnet_op *op = eval->body->first; op != NULL; op = op->next) {
+    s->b.loc = op->loc;
+    if (op->opcode != QNET_OP_YIELD) {
+      QNET_TRY(copy_op(s, op));
+      continue;
+    }
+    qnet_value *logits = s->map[op->operand[0]->id];
+    const qnet_type *results[] = {qnet_type_tensor(m, QNET_F32, 0, NULL), logits->type,
+                                  qnet_type_tensor(m, QNET_I32, 0, NULL)};
+    *loss = qnet_build(&s->b, QNET_OP_SOFTMAX_CROSS_ENTROPY,
+                       (qnet_value *[]){logits, &step->arg[1]}, 2, results, 3);
+  }
+  if (*loss == NULL) return qnet_out_of_memory(s->context->diag);
+  const double smoothing = qnet_pass_option_float(s->context, "smoothing", 0);
+  if (smoothing > 0) qnet_op_set_float(m, *loss, "smoothing", smoothing);
+  return QNET_OK;
+}
+
+/* ---- backward ---------------------------------------------------------------------------------*/
+
+static bool is_parameter(const differ *s, const qnet_op *op) {
+  if (op->opcode != QNET_OP_READ) return false;
+  const qnet_symbol *symbol = qnet_op_symbol(s->module, op, "sym");
+  return symbol != NULL && symbol->kind == QNET_SYMBOL_STATE && symbol->type->dtype == QNET_F32;
+}
+
+/* Marks what a learned parameter can influence through operands that have gradients. */
+static void mark_active(differ *s, const qnet_region *step) {
+  for (const qnet_op *op = step->first; op != NULL; op = op->next) {
+    const struct row *row = row_of(op->opcode);
+    bool active = is_parameter(s, op);
+    for (int i = 0; row != NULL && i < op->operand_count; i++)
+      active = active || ((row->operands >> i & 1) != 0 && s->active[op->operand[i]->id]);
+    if (op->result_count > 0) s->active[op->result[0].id] = active;
+  }
+}
+
+static void accumulate(differ *s, const qnet_value *of, qnet_value *g) {
+  qnet_value **sum = &s->grad[of->id];
+  *sum = *sum == NULL || g == NULL ? g : build2(s, QNET_OP_ADD, *sum, g, g->type, NULL);
+}
+
+static void differentiate(differ *s, qnet_op *op) {
+  const struct row *row = row_of(op->opcode);
+  if (row == NULL || row->emit == NULL || s->grad[op->result[0].id] == NULL) return;
+  bool want[MAX_GRADS] = {false};
+  qnet_value *dx[MAX_GRADS] = {NULL};
+  bool any = false;
+  for (int i = 0; i < op->operand_count && i < MAX_GRADS; i++) {
+    want[i] = (row->operands >> i & 1) != 0 && s->active[op->operand[i]->id];
+    any = any || want[i];
+  }
+  if (!any) return;
+  s->b.loc = op->loc;
+  row->emit(s, op, s->grad[op->result[0].id], want, dx);
+  for (int i = 0; i < op->operand_count && i < MAX_GRADS; i++)
+    if (want[i] && dx[i] != NULL) accumulate(s, op->operand[i], dx[i]);
+}
+
+static qnet_status build_backward(differ *s, qnet_region *step, qnet_op *loss) {
+  const int count = qnet_function_number_values(step->function);
+  s->active = qnet_arena_array(&s->scratch, (size_t)count, sizeof *s->active);
+  s->grad = qnet_arena_array(&s->scratch, (size_t)count, sizeof *s->grad);
+  if (s->active == NULL || s->grad == NULL) return qnet_out_of_memory(s->context->diag);
+  mark_active(s, step);
+  if (!s->active[loss->operand[0]->id])
+    return qnet_error(s->context->diag, loss->loc,
+                      "no state symbol influences the result: there is nothing to train");
+  s->grad[loss->operand[0]->id] = &loss->result[1];
+  for (qnet_op *op = loss->prev; op != NULL; op = op->prev)
+    differentiate(s, op);
+  return s->module->failed ? qnet_out_of_memory(s->context->diag) : QNET_OK;
+}
+
+/* ---- update -----------------------------------------------------------------------------------*/
+
+static qnet_symbol *velocity_symbol(differ *s, const qnet_symbol *parameter) {
+  qnet_module *m = s->module;
+  const char *name = qnet_arena_printf(&m->arena, "%s.momentum", parameter->name);
+  if (name == NULL) return NULL;
+  qnet_symbol *v = qnet_symbol_find(m, name);
+  if (v != NULL) return v;
+  const qnet_type *type = parameter->type;
+  qnet_blob *zero = qnet_blob_create(m->allocator, QNET_F32, type->rank, type->dim);
+  if (zero == NULL) return NULL;
+  v = qnet_symbol_add_data(m, QNET_SYMBOL_STATE, name, type, zero, parameter->loc);
+  qnet_blob_release(zero);
+  return v;
+}
+
+static qnet_status build_update(differ *s, qnet_op *read, qnet_value *lr) {
+  qnet_module *m = s->module;
+  const qnet_pass_context *c = s->context;
+  qnet_value *w = &read->result[0], *g = s->grad[w->id];
+  const qnet_symbol *symbol = qnet_op_symbol(m, read, "sym");
+  qnet_symbol *velocity = velocity_symbol(s, symbol);
+  if (velocity == NULL) return qnet_out_of_memory(c->diag);
+  s->b.loc = read->loc;
+  qnet_value *operands[] = {w, g, qnet_build_read(&s->b, velocity), lr};
+  qnet_op *sgd =
+      qnet_build(&s->b, QNET_OP_SGD, operands, 4, (const qnet_type *[]){w->type, w->type}, 2);
+  if (sgd == NULL) return qnet_out_of_memory(c->diag);
+  const bool decays = w->type->rank >= 2 || qnet_pass_option_int(c, "decay_norm", 0) != 0;
+  qnet_op_set_float(m, sgd, "momentum", qnet_pass_option_float(c, "momentum", 0.9));
+  qnet_op_set_float(m, sgd, "weight_decay",
+                    decays ? qnet_pass_option_float(c, "weight_decay", 1e-4) : 0);
+  if (qnet_pass_option_int(c, "nesterov", 0) != 0) qnet_op_set_int(m, sgd, "nesterov", 1);
+  qnet_build_write(&s->b, symbol, &sgd->result[0]);
+  qnet_build_write(&s->b, velocity, &sgd->result[1]);
+  return QNET_OK;
+}
+
+/* All reads of a parameter share one gradient sum, or each update would undo the other. */
+static qnet_status merge_reads(differ *s, qnet_region *body) {
+  for (qnet_op *op = body->first; op != NULL; op = op->next) {
+    if (op->opcode != QNET_OP_READ) continue;
+    for (qnet_op *other = op->next, *next; other != NULL; other = next) {
+      next = other->next;
+      if (other->opcode != QNET_OP_READ ||
+          strcmp(qnet_op_string(op, "sym"), qnet_op_string(other, "sym")) != 0)
+        continue;
+      qnet_value_replace(s->module, &other->result[0], &op->result[0]);
+      qnet_op_erase(other);
+    }
+  }
+  return s->module->failed ? qnet_out_of_memory(s->context->diag) : QNET_OK;
+}
+
+/* ---- the pass ---------------------------------------------------------------------------------*/
+
+static qnet_status check_eval(const qnet_module *m, const qnet_pass_context *c,
+                              const qnet_symbol *eval) {
+  if (eval == NULL || eval->kind != QNET_SYMBOL_FUNC)
+    return qnet_error(c->diag, QNET_NO_LOC, "autodiff: the module has no function @eval");
+  if (qnet_symbol_find(m, "step") != NULL)
+    return qnet_error(c->diag, QNET_NO_LOC, "autodiff: the module has a symbol @step already");
+  const qnet_op *yield = eval->body->last;
+  if (eval->body->arg_count != 1 || yield == NULL || yield->opcode != QNET_OP_YIELD ||
+      yield->operand_count != 1 || yield->operand[0]->type->rank != 2)
+    return qnet_error(c->diag, eval->loc,
+                      "autodiff: @eval must take one image and yield one tensor<NxCLASSESxf32>");
+  return QNET_OK;
+}
+
+static qnet_status build_step(differ *s, const qnet_symbol *eval) {
+  qnet_module *m = s->module;
+  const qnet_type *image = eval->body->arg[0].type;
+  const qnet_type *args[] = {image, qnet_type_tensor(m, QNET_I32, 1, image->dim),
+                             qnet_type_tensor(m, QNET_F32, 0, NULL)};
+  static const char *const names[] = {"image", "label", "lr"};
+  qnet_symbol *step = qnet_symbol_add_func(m, "step", args, 3, eval->loc);
+  if (step == NULL) return qnet_out_of_memory(s->context->diag);
+  for (int i = 0; i < 3; i++)
+    step->body->arg[i].name = names[i];
+  s->b = qnet_builder_at_end(m, step->body);
+  qnet_op *loss = NULL;
+  QNET_TRY(build_forward(s, eval, step->body, &loss));
+  QNET_TRY(merge_reads(s, step->body));
+  QNET_TRY(build_backward(s, step->body, loss));
+  for (qnet_op *op = step->body->first; op != loss; op = op->next)
+    if (is_parameter(s, op) && s->grad[op->result[0].id] != NULL)
+      QNET_TRY(build_update(s, op, &step->body->arg[2]));
+  qnet_build_yield(&s->b, (qnet_value *[]){&loss->result[0], &loss->result[2]}, 2);
+  return m->failed ? qnet_out_of_memory(s->context->diag) : QNET_OK;
+}
+
+qnet_status qnet_pass_autodiff(qnet_module *m, const qnet_pass_context *c) {
+  qnet_symbol *eval = qnet_symbol_find(m, "eval");
+  QNET_TRY(check_eval(m, c, eval));
+  differ s = {.module = m, .context = c};
+  qnet_arena_init(&s.scratch, c->allocator);
+  const int count = qnet_function_number_values(eval);
+  s.map = qnet_arena_array(&s.scratch, (size_t)count, sizeof *s.map);
+  const qnet_status status = s.map != NULL ? build_step(&s, eval) : qnet_out_of_memory(c->diag);
+  qnet_arena_clear(&s.scratch);
+  return status;
+}

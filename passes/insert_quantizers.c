@@ -1,0 +1,182 @@
+/* insert-quantizers{quantizer=lqnets,weights=2,activations=2,grid=127,first=0,last=0}: puts a
+ * learned quantizer before the input and the weight of every convolution and dense layer of @eval.
+ *
+ * first, last: what the first and the last layer in program order get: 0 leaves them f32, 8 means
+ * 8 bit (quantizer "uniform"), -1 treats them like the others. Layer L gets the sites
+ * L.weight_quantizer and L.input_quantizer, each with state symbols SITE.threshold, .level, .perm,
+ * .param that hold the quantizer's initial values.
+ *
+ * Needs level nn, weights that are read from a symbol L.weight. Gives QNET_FACT_QUANTIZERS. */
+#include "ir/ops.h"
+#include "passes/passes.h"
+#include "passes/quantizer_state.h"
+#include <string.h>
+
+enum { UNIFORM_BITS = 8, LIKE_OTHERS = -1, MAX_GRID = 127 };
+
+/* How one layer is to be quantized; quantizer NULL: not at all. */
+typedef struct layer_spec {
+  const qnet_quantizer *quantizer;
+  int weight_bits, activation_bits, grid;
+} layer_spec;
+
+static bool is_layer(const qnet_op *op) {
+  return op->opcode == QNET_OP_CONV2D || op->opcode == QNET_OP_DENSE;
+}
+
+/* ---- options ----------------------------------------------------------------------------------*/
+
+static qnet_status find_quantizer(const qnet_pass_context *c, const qnet_quantizer **out) {
+  size_t count;
+  const qnet_quantizer *const *table = qnet_quantizer_table(&count);
+  *out = table[0];
+  bool given = strstr(c->options, "quantizer=") != NULL;
+  for (size_t i = 0; given && i < count; i++) {
+    if (!qnet_pass_option_is(c, "quantizer", table[i]->name)) continue;
+    *out = table[i];
+    given = false;
+  }
+  if (!given) return QNET_OK;
+  qnet_error(c->diag, QNET_NO_LOC, "insert-quantizers: unknown quantizer in {%s}", c->options);
+  for (size_t i = 0; i < count; i++)
+    qnet_note(c->diag, QNET_NO_LOC, "known: %s", table[i]->name);
+  return QNET_ERROR;
+}
+
+static qnet_status check_bits(const qnet_pass_context *c, const qnet_quantizer *q, const char *what,
+                              int64_t bits) {
+  if (bits >= q->bits_min && bits <= q->bits_max) return QNET_OK;
+  return qnet_error(c->diag, QNET_NO_LOC,
+                    "quantizer '%s' has %d to %d bits, but %lld are wanted for the %s", q->name,
+                    q->bits_min, q->bits_max, (long long)bits, what);
+}
+
+static qnet_status read_spec(const qnet_pass_context *c, layer_spec *out) {
+  QNET_TRY(find_quantizer(c, &out->quantizer));
+  const int64_t weights = qnet_pass_option_int(c, "weights", 2);
+  const int64_t activations = qnet_pass_option_int(c, "activations", 2);
+  const int64_t grid = qnet_pass_option_int(c, "grid", MAX_GRID);
+  QNET_TRY(check_bits(c, out->quantizer, "weights", weights));
+  QNET_TRY(check_bits(c, out->quantizer, "activations", activations));
+  if (grid < 15 || grid > MAX_GRID)
+    return qnet_error(c->diag, QNET_NO_LOC, "insert-quantizers: grid = %lld is not in 15..127",
+                      (long long)grid);
+  out->weight_bits = (int)weights;
+  out->activation_bits = (int)activations;
+  out->grid = (int)grid;
+  return QNET_OK;
+}
+
+/* What the policy option `key` (first, last) makes of the others' spec. */
+static qnet_status edge_spec(const qnet_pass_context *c, const char *key, const layer_spec *others,
+                             layer_spec *out) {
+  const int64_t policy = qnet_pass_option_int(c, key, 0);
+  *out = *others;
+  if (policy == LIKE_OTHERS) return QNET_OK;
+  if (policy == 0)
+    out->quantizer = NULL;
+  else if (policy == UNIFORM_BITS)
+    *out = (layer_spec){&qnet_quantizer_uniform, UNIFORM_BITS, UNIFORM_BITS, MAX_GRID};
+  else
+    return qnet_error(c->diag, QNET_NO_LOC,
+                      "insert-quantizers: %s = %lld; it is 0 (f32), 8 (8 bit) or -1 (like the "
+                      "other layers)",
+                      key, (long long)policy);
+  return QNET_OK;
+}
+
+/* ---- one layer --------------------------------------------------------------------------------*/
+
+/* Can no element be negative? Follows the operations that keep signs. */
+static bool is_non_negative(const qnet_value *v) {
+  while (v->def != NULL) {
+    switch (v->def->opcode) {
+    case QNET_OP_RELU: return true;
+    case QNET_OP_MAX_POOL2D:
+    case QNET_OP_AVG_POOL2D:
+    case QNET_OP_GLOBAL_AVG_POOL:
+    case QNET_OP_FLATTEN: v = v->def->operand[0]; break;
+    default: return false;
+    }
+  }
+  return false;
+}
+
+/* "conv1" of a layer whose weight is read from @conv1.weight; NULL otherwise. */
+static const char *layer_name(qnet_module *m, const qnet_op *op) {
+  static const char suffix[] = ".weight";
+  const qnet_op *read = op->operand[1]->def;
+  const char *symbol = read != NULL ? qnet_op_string(read, "sym") : NULL;
+  const size_t length = symbol != NULL ? strlen(symbol) : 0;
+  if (length < sizeof suffix || strcmp(symbol + length - (sizeof suffix - 1), suffix) != 0)
+    return NULL;
+  return qnet_arena_strndup(&m->arena, symbol, length - (sizeof suffix - 1));
+}
+
+static qnet_status quantize_operand(qnet_module *m, const qnet_pass_context *c, qnet_op *op,
+                                    int index, const qnet_quantizer *q,
+                                    const qnet_quantizer_site *site) {
+  qnet_builder b = qnet_builder_before(m, op);
+  b.loc = op->loc;
+  qnet_value *y = q->emit_forward(&b, site, op->operand[index], NULL);
+  if (y == NULL || m->failed) return qnet_out_of_memory(c->diag);
+  qnet_op_set_operand(m, op, index, y);
+  return qnet_quantizer_state_init(m, q, site, c->allocator, c->diag);
+}
+
+static qnet_status quantize_layer(qnet_module *m, const qnet_pass_context *c, qnet_op *op,
+                                  const layer_spec *spec) {
+  const qnet_type *w = op->operand[1]->type;
+  const char *name = layer_name(m, op);
+  if (name == NULL)
+    return m->failed ? qnet_out_of_memory(c->diag)
+                     : qnet_error(c->diag, op->loc,
+                                  "this layer's weight is not read from a symbol '@NAME.weight', "
+                                  "so that its quantizer has no name");
+  qnet_quantizer_site input = {.name = qnet_arena_printf(&m->arena, "%s.input_quantizer", name),
+                               .role = QNET_ROLE_ACTIVATION,
+                               .bits = spec->activation_bits,
+                               .channels = 1,
+                               .grid = spec->grid,
+                               .is_signed = !is_non_negative(op->operand[0])};
+  qnet_quantizer_site weight = {.name = qnet_arena_printf(&m->arena, "%s.weight_quantizer", name),
+                                .role = QNET_ROLE_WEIGHT,
+                                .bits = spec->weight_bits,
+                                .channels = (int)w->dim[0],
+                                .grid = spec->grid,
+                                .fan =
+                                    w->rank == 4 ? w->dim[0] * w->dim[1] * w->dim[2] : w->dim[0]};
+  if (input.name == NULL || weight.name == NULL) return qnet_out_of_memory(c->diag);
+  if (qnet_symbol_find(m, qnet_arena_printf(&m->arena, "%s.level", input.name)) != NULL)
+    return qnet_error(c->diag, op->loc, "layer '%s' has quantizers already", name);
+  if (input.is_signed && spec->quantizer != &qnet_quantizer_uniform) {
+    qnet_warning(c->diag, op->loc,
+                 "the input of '%s' may be negative; '%s' makes negative values 0", name,
+                 spec->quantizer->name);
+    qnet_note(c->diag, op->loc, "put relu before this layer, or keep it at f32 or 8 bits");
+    input.is_signed = false;
+  }
+  QNET_TRY(quantize_operand(m, c, op, 0, spec->quantizer, &input));
+  return quantize_operand(m, c, op, 1, spec->quantizer, &weight);
+}
+
+qnet_status qnet_pass_insert_quantizers(qnet_module *m, const qnet_pass_context *c) {
+  layer_spec others, first, last;
+  QNET_TRY(read_spec(c, &others));
+  QNET_TRY(edge_spec(c, "first", &others, &first));
+  QNET_TRY(edge_spec(c, "last", &others, &last));
+  const qnet_symbol *eval = qnet_symbol_find(m, "eval");
+  if (eval == NULL || eval->kind != QNET_SYMBOL_FUNC)
+    return qnet_error(c->diag, QNET_NO_LOC, "insert-quantizers: the module has no function @eval");
+  const qnet_op *last_layer = NULL;
+  for (const qnet_op *op = eval->body->first; op != NULL; op = op->next)
+    if (is_layer(op)) last_layer = op;
+  bool seen = false;
+  for (qnet_op *op = eval->body->first; op != NULL; op = op->next) {
+    if (!is_layer(op)) continue;
+    const layer_spec *spec = !seen ? &first : op == last_layer ? &last : &others;
+    seen = true;
+    if (spec->quantizer != NULL) QNET_TRY(quantize_layer(m, c, op, spec));
+  }
+  return QNET_OK;
+}

@@ -1,0 +1,351 @@
+/* Parameters, decision tables and frozen tables of a module's quantizers: what happens between two
+ * training steps, and before the freeze pass. Everything lives in blobs of state symbols; a site is
+ * a view of them. */
+#include "passes/quantizer_state.h"
+#include "ir/ops.h"
+#include <math.h>
+#include <string.h>
+
+/* ---- symbols ----------------------------------------------------------------------------------*/
+
+static qnet_symbol *find(const qnet_module *m, const char *site, const char *suffix) {
+  char name[512];
+  const size_t a = strlen(site), b = strlen(suffix);
+  if (a + b + 2 > sizeof name) return NULL;
+  memcpy(name, site, a);
+  name[a] = '.';
+  memcpy(name + a + 1, suffix, b + 1);
+  return qnet_symbol_find(m, name);
+}
+
+/* The content of a state symbol, made when it is missing. */
+static qnet_status require_blob(qnet_symbol *s, const qnet_allocator *a, qnet_diag *d) {
+  if (s->blob != NULL) {
+    if (s->blob->dtype == s->type->dtype &&
+        qnet_blob_elements(s->blob) == qnet_type_elements(s->type))
+      return QNET_OK;
+    return qnet_error(d, s->loc, "'@%s' has %lld elements of %s, but its type has %lld of %s",
+                      s->name, (long long)qnet_blob_elements(s->blob),
+                      qnet_dtype_name(s->blob->dtype), (long long)qnet_type_elements(s->type),
+                      qnet_dtype_name(s->type->dtype));
+  }
+  qnet_blob *blob = qnet_blob_create(a, s->type->dtype, s->type->rank, s->type->dim);
+  if (blob == NULL) return qnet_out_of_memory(d);
+  qnet_symbol_set_blob(s, blob);
+  qnet_blob_release(blob);
+  return QNET_OK;
+}
+
+/* ---- decision tables --------------------------------------------------------------------------*/
+
+/* Room for the levels of all channels of a site. */
+typedef struct level_room {
+  float *level, *scale;
+  int32_t *integer;
+} level_room;
+
+static qnet_status room_create(qnet_arena *arena, const qnet_site_state *s, level_room *out,
+                               qnet_diag *d) {
+  const size_t channels = (size_t)s->site.channels;
+  const size_t n = (size_t)s->quantizer->level_count(&s->site) * channels;
+  out->level = qnet_arena_array(arena, n, sizeof *out->level);
+  out->integer = qnet_arena_array(arena, n, sizeof *out->integer);
+  out->scale = qnet_arena_array(arena, channels, sizeof *out->scale);
+  if (out->level == NULL || out->integer == NULL || out->scale == NULL)
+    return qnet_out_of_memory(d);
+  return QNET_OK;
+}
+
+static qnet_status not_finite(const qnet_site_state *s, qnet_diag *d) {
+  return qnet_error(d, s->loc,
+                    "the parameters of quantizer '%s' are not finite: training diverged, or the "
+                    "weights file is damaged; try a lower learning rate",
+                    s->site.name);
+}
+
+static bool all_finite(const float *x, int64_t n) {
+  for (int64_t i = 0; i < n; i++)
+    if (!isfinite(x[i])) return false;
+  return true;
+}
+
+/* Writes threshold, level and perm of all channels. */
+static qnet_status write_tables(const qnet_site_state *s, bool frozen, const level_room *room,
+                                qnet_diag *d) {
+  const int n = frozen ? s->quantizer->freeze(&s->site, room->scale, room->integer)
+                       : s->quantizer->levels(&s->site, room->level);
+  if (n == 0 || (!frozen && !all_finite(room->level, (int64_t)n * s->site.channels)))
+    return not_finite(s, d);
+  float *threshold = s->threshold->blob->data, *level = s->level->blob->data;
+  uint8_t *perm = s->perm->blob->data;
+  for (ptrdiff_t c = 0; c < s->site.channels; c++) {
+    float *t = threshold + c * (n - 1), *l = level + c * n;
+    if (frozen)
+      qnet_quantizer_sort_frozen(room->scale[c], room->integer + c * n, n, t, l, perm + c * n);
+    else
+      qnet_quantizer_sort(room->level + c * n, n, t, l, perm + c * n);
+  }
+  return QNET_OK;
+}
+
+static qnet_status refresh_site(const qnet_site_state *s, bool frozen, const qnet_allocator *a,
+                                qnet_diag *d) {
+  qnet_arena scratch;
+  qnet_arena_init(&scratch, a);
+  level_room room;
+  qnet_status status = room_create(&scratch, s, &room, d);
+  if (status == QNET_OK) status = write_tables(s, frozen, &room, d);
+  qnet_arena_clear(&scratch);
+  return status;
+}
+
+/* Fetches the blobs: they may have been replaced since the last call. */
+static qnet_status bind(qnet_site_state *s, const qnet_allocator *a, qnet_diag *d) {
+  qnet_symbol *const own[] = {s->threshold, s->level, s->perm, s->param};
+  const bool fresh = s->param->blob == NULL;
+  for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+    QNET_TRY(require_blob(own[i], a, d));
+  s->site.param = s->param->blob->data;
+  if (fresh) s->quantizer->init(&s->site);
+  return QNET_OK;
+}
+
+/* ---- sites ------------------------------------------------------------------------------------*/
+
+qnet_status qnet_quantizer_state_init(qnet_module *m, const qnet_quantizer *q,
+                                      const qnet_quantizer_site *site, const qnet_allocator *a,
+                                      qnet_diag *d) {
+  const char *name = qnet_arena_printf(&m->arena, "%s.param", site->name);
+  const qnet_type *type = qnet_type_tensor(
+      m, QNET_F32, 2, (const int64_t[]){site->channels, q->param_count(site->bits)});
+  if (name == NULL || type == NULL) return qnet_out_of_memory(d);
+  qnet_site_state s = {.site = *site,
+                       .quantizer = q,
+                       .threshold = find(m, site->name, "threshold"),
+                       .level = find(m, site->name, "level"),
+                       .perm = find(m, site->name, "perm"),
+                       .param = qnet_symbol_find(m, name)};
+  if (s.threshold == NULL || s.level == NULL || s.perm == NULL) return qnet_out_of_memory(d);
+  if (s.param == NULL)
+    s.param = qnet_symbol_add_data(m, QNET_SYMBOL_STATE, name, type, NULL, s.threshold->loc);
+  if (s.param == NULL) return qnet_out_of_memory(d);
+  QNET_TRY(bind(&s, a, d));
+  return refresh_site(&s, false, a, d);
+}
+
+static qnet_status describe_site(qnet_module *m, const qnet_op *op, qnet_site_state *s,
+                                 qnet_diag *d) {
+  const char *name = qnet_op_string(op, "site"), *quantizer = qnet_op_string(op, "quantizer");
+  const char *role = qnet_op_string(op, "role");
+  if (name == NULL || quantizer == NULL || role == NULL)
+    return qnet_error(d, op->loc, "nn.quantize lacks its site, quantizer or role");
+  s->quantizer = qnet_quantizer_find(quantizer);
+  if (s->quantizer == NULL)
+    return qnet_error(d, op->loc, "unknown quantizer '%s' at '%s'", quantizer, name);
+  s->loc = op->loc;
+  s->site = (qnet_quantizer_site){.name = name,
+                                  .role = strcmp(role, "weight") == 0 ? QNET_ROLE_WEIGHT
+                                                                      : QNET_ROLE_ACTIVATION,
+                                  .bits = (int)qnet_op_int(op, "bits", 0),
+                                  .channels = (int)op->operand[2]->type->dim[0],
+                                  .grid = (int)qnet_op_int(op, "grid", 127),
+                                  .is_signed = qnet_op_int(op, "signed", 0) != 0,
+                                  .fan = qnet_op_int(op, "fan", 0)};
+  if (s->site.bits < s->quantizer->bits_min || s->site.bits > s->quantizer->bits_max)
+    return qnet_error(d, op->loc, "quantizer '%s' has no %d bits", quantizer, s->site.bits);
+  s->threshold = find(m, name, "threshold");
+  s->level = find(m, name, "level");
+  s->perm = find(m, name, "perm");
+  s->param = find(m, name, "param");
+  s->count = find(m, name, "count");
+  s->sum = find(m, name, "sum");
+  const qnet_op *source = op->operand[0]->def;
+  if (s->site.role == QNET_ROLE_WEIGHT && source != NULL && source->opcode == QNET_OP_READ)
+    s->weight = qnet_op_symbol(m, source, "sym");
+  if (s->threshold == NULL || s->level == NULL || s->perm == NULL || s->param == NULL)
+    return qnet_error(d, op->loc, "'%s' lacks its state symbols (threshold, level, perm, param)",
+                      name);
+  if (s->site.role == QNET_ROLE_WEIGHT && s->weight == NULL)
+    return qnet_error(d, op->loc, "the weight of '%s' is not read from a symbol", name);
+  return QNET_OK;
+}
+
+/* The shapes that `update` and the tables index by. */
+static qnet_status check_site(const qnet_site_state *s, qnet_diag *d) {
+  const int64_t channels = s->site.channels, codes = (int64_t)1 << s->site.bits;
+  const int64_t n = s->quantizer->level_count(&s->site);
+  bool good =
+      qnet_type_elements(s->level->type) == channels * n &&
+      qnet_type_elements(s->perm->type) == channels * n &&
+      qnet_type_elements(s->threshold->type) == channels * (n - 1) &&
+      qnet_type_elements(s->param->type) == channels * s->quantizer->param_count(s->site.bits);
+  if (s->count != NULL && s->sum != NULL)
+    good = good && qnet_type_elements(s->count->type) == channels * codes &&
+           qnet_type_elements(s->sum->type) == channels * codes;
+  if (s->weight != NULL) good = good && s->weight->type->dim[0] == channels;
+  if (good) return QNET_OK;
+  return qnet_error(d, s->loc, "the state symbols of '%s' do not fit %d bits of '%s'", s->site.name,
+                    s->site.bits, s->quantizer->name);
+}
+
+qnet_status qnet_quantizer_sites_collect(qnet_module *m, const qnet_allocator *a,
+                                         qnet_quantizer_sites *out, qnet_diag *d) {
+  *out = (qnet_quantizer_sites){.module = m, .allocator = a};
+  const qnet_symbol *eval = qnet_symbol_find(m, "eval");
+  if (eval == NULL || eval->kind != QNET_SYMBOL_FUNC)
+    return qnet_error(d, QNET_NO_LOC, "the module has no function @eval");
+  int count = 0;
+  for (const qnet_op *op = eval->body->first; op != NULL; op = op->next)
+    count += op->opcode == QNET_OP_QUANTIZE;
+  out->site = qnet_alloc_array(a, (size_t)count, sizeof *out->site);
+  if (out->site == NULL) return qnet_out_of_memory(d);
+  out->count = count;
+  qnet_status status = QNET_OK;
+  qnet_site_state *next = out->site;
+  for (const qnet_op *op = eval->body->first; op != NULL && status == QNET_OK; op = op->next) {
+    if (op->opcode != QNET_OP_QUANTIZE) continue;
+    status = describe_site(m, op, next, d);
+    if (status == QNET_OK) status = check_site(next++, d);
+  }
+  if (status != QNET_OK) qnet_quantizer_sites_free(out);
+  return status;
+}
+
+void qnet_quantizer_sites_free(qnet_quantizer_sites *s) {
+  if (s->site != NULL) qnet_free(s->allocator, s->site, (size_t)s->count * sizeof *s->site);
+  *s = (qnet_quantizer_sites){0};
+}
+
+/* ---- learning ---------------------------------------------------------------------------------*/
+
+static qnet_status fit_weight(qnet_site_state *s, qnet_diag *d) {
+  if (s->weight->blob == NULL)
+    return qnet_error(d, s->loc, "'@%s' has no content; load weights first", s->weight->name);
+  s->quantizer->fit(&s->site, s->weight->blob->data,
+                    qnet_type_elements(s->weight->type) / s->site.channels);
+  return QNET_OK;
+}
+
+qnet_status qnet_quantizer_sites_refresh(qnet_quantizer_sites *s, bool frozen, qnet_diag *d) {
+  for (int i = 0; i < s->count; i++) {
+    qnet_site_state *site = &s->site[i];
+    QNET_TRY(bind(site, s->allocator, d));
+    if (site->weight != NULL && site->quantizer->fits_weights) QNET_TRY(fit_weight(site, d));
+    QNET_TRY(refresh_site(site, frozen, s->allocator, d));
+  }
+  return QNET_OK;
+}
+
+qnet_status qnet_quantizer_sites_update(qnet_quantizer_sites *s, bool frozen, qnet_diag *d) {
+  for (int i = 0; i < s->count; i++) {
+    qnet_site_state *site = &s->site[i];
+    if (site->count == NULL || site->sum == NULL) continue;
+    if (site->count->blob == NULL || site->sum->blob == NULL) continue;
+    QNET_TRY(bind(site, s->allocator, d));
+    site->quantizer->update(&site->site, site->count->blob->data, site->sum->blob->data);
+  }
+  return qnet_quantizer_sites_refresh(s, frozen, d);
+}
+
+qnet_status qnet_quantizer_sites_fit_weights(qnet_quantizer_sites *s, qnet_diag *d) {
+  for (int i = 0; i < s->count; i++) {
+    qnet_site_state *site = &s->site[i];
+    if (site->weight == NULL) continue;
+    QNET_TRY(bind(site, s->allocator, d));
+    QNET_TRY(fit_weight(site, d));
+    QNET_TRY(refresh_site(site, false, s->allocator, d));
+  }
+  return QNET_OK;
+}
+
+qnet_status qnet_quantizer_site_fit(qnet_quantizer_sites *s, int index, const float *x, int64_t n,
+                                    qnet_diag *d) {
+  qnet_site_state *site = &s->site[index];
+  QNET_TRY(bind(site, s->allocator, d));
+  site->quantizer->fit(&site->site, x, n);
+  return refresh_site(site, false, s->allocator, d);
+}
+
+/* ---- freezing ---------------------------------------------------------------------------------*/
+
+/* `table @SITE` of this size, an existing one when it fits. */
+static qnet_table *require_table(qnet_module *m, const qnet_site_state *s, int codes) {
+  const bool activation = s->site.role == QNET_ROLE_ACTIVATION;
+  qnet_symbol *symbol = qnet_symbol_find(m, s->site.name);
+  if (symbol != NULL) {
+    const qnet_table *t = symbol->table;
+    if (t != NULL && t->bits == s->site.bits && t->codes == codes &&
+        t->channels == s->site.channels && (t->threshold != NULL) == activation)
+      return symbol->table;
+    qnet_symbol_remove(m, symbol);
+  }
+  symbol = qnet_symbol_add_table(m, s->site.name, s->site.bits, codes, s->site.channels, activation,
+                                 s->loc);
+  return symbol != NULL ? symbol->table : NULL;
+}
+
+static int rank_of(float x, const float *threshold, int n) {
+  int low = 0, high = n - 1;
+  while (low < high) {
+    const int middle = (low + high) / 2;
+    if (x > threshold[middle])
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+/* `const @SITE.codes`: the latent weights by the frozen thresholds, filter by filter. */
+static qnet_status freeze_codes(qnet_module *m, const qnet_site_state *s, const qnet_table *t,
+                                const qnet_allocator *a, qnet_diag *d) {
+  const qnet_type *shape = s->weight->type;
+  if (s->weight->blob == NULL)
+    return qnet_error(d, s->loc, "'@%s' has no content; load weights first", s->weight->name);
+  qnet_blob *blob = qnet_blob_create(a, QNET_CODE, shape->rank, shape->dim);
+  if (blob == NULL) return qnet_out_of_memory(d);
+  const float *w = s->weight->blob->data;
+  uint8_t *code = blob->data, perm[QNET_MAX_LEVELS];
+  float threshold[QNET_MAX_LEVELS], sorted[QNET_MAX_LEVELS];
+  const int64_t n = qnet_type_elements(shape) / t->channels;
+  for (int64_t c = 0; c < t->channels; c++) {
+    qnet_quantizer_sort_frozen(t->scale[c], t->level + c * t->codes, t->codes, threshold, sorted,
+                               perm);
+    for (int64_t i = c * n; i < (c + 1) * n; i++)
+      code[i] = perm[rank_of(w[i], threshold, t->codes)];
+  }
+  const char *name = qnet_arena_printf(&m->arena, "%s.codes", s->site.name);
+  const qnet_type *type = qnet_type_codes(m, t->bits, s->site.name, shape->rank, shape->dim);
+  qnet_symbol *symbol = name != NULL ? qnet_symbol_find(m, name) : NULL;
+  if (symbol != NULL && symbol->type == type)
+    qnet_symbol_set_blob(symbol, blob);
+  else if (name != NULL) {
+    if (symbol != NULL) qnet_symbol_remove(m, symbol);
+    symbol = qnet_symbol_add_data(m, QNET_SYMBOL_CONST, name, type, blob, s->loc);
+  }
+  qnet_blob_release(blob);
+  return symbol != NULL ? QNET_OK : qnet_out_of_memory(d);
+}
+
+static qnet_status freeze_site(qnet_module *m, qnet_site_state *s, const qnet_allocator *a,
+                               qnet_diag *d) {
+  QNET_TRY(bind(s, a, d));
+  if (s->weight != NULL && s->quantizer->fits_weights) QNET_TRY(fit_weight(s, d));
+  qnet_table *t = require_table(m, s, s->quantizer->level_count(&s->site));
+  if (t == NULL) return qnet_out_of_memory(d);
+  if (s->quantizer->freeze(&s->site, t->scale, t->level) == 0) return not_finite(s, d);
+  if (s->weight != NULL) return freeze_codes(m, s, t, a, d);
+  float sorted[QNET_MAX_LEVELS];
+  qnet_quantizer_sort_frozen(t->scale[0], t->level, t->codes, t->threshold, sorted, t->perm);
+  return QNET_OK;
+}
+
+qnet_status qnet_quantizer_freeze_all(qnet_module *m, const qnet_allocator *a, qnet_diag *d) {
+  qnet_quantizer_sites sites;
+  QNET_TRY(qnet_quantizer_sites_collect(m, a, &sites, d));
+  qnet_status status = QNET_OK;
+  for (int i = 0; i < sites.count && status == QNET_OK; i++)
+    status = freeze_site(m, &sites.site[i], a, d);
+  qnet_quantizer_sites_free(&sites);
+  return status;
+}

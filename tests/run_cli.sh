@@ -1,0 +1,118 @@
+#!/bin/sh
+# The command line as a user meets it: train, eval, run, compile, and every way to get it wrong.
+set -u
+. "$(dirname "$0")/lib.sh"
+cd "$scratch" || exit 1
+net="$root/examples/fashion.qnet"
+source=/usr/share/datasets/fashion-mnist
+
+# A small data set in IDX form: the first images of Fashion-MNIST (1280 to train, 200 to test).
+octal() { printf '\\0%03o' "$1"; }
+idx() { # idx FILE MAGIC COUNT ITEM_BYTES HEADER_BYTES DIMS
+  printf '\000\000\010%b\000\000%b%b%b' "\\00$2" "$(octal $(($3 / 256)))" "$(octal $(($3 % 256)))" "$6"
+  zcat "$source/$1.gz" | tail -c +$(($5 + 1)) | head -c $(($3 * $4))
+}
+dims='\000\000\000\034\000\000\000\034'
+mkdir data
+idx train-images-idx3-ubyte 3 1280 784 16 "$dims" >data/train-images-idx3-ubyte
+idx train-labels-idx1-ubyte 1 1280 1 8 '' >data/train-labels-idx1-ubyte
+idx t10k-images-idx3-ubyte 3 200 784 16 "$dims" | gzip >data/t10k-images-idx3-ubyte.gz
+idx t10k-labels-idx1-ubyte 1 200 1 8 '' >data/t10k-labels-idx1-ubyte
+
+# ---- train, eval, run -------------------------------------------------------------------------
+check train-f32 $qnetc train "$net" --data=data --quantizer=none --epochs=2 --lr=0.02 -o f32.safetensors
+check train-w2a2 $qnetc train "$net" --data=data --init=f32.safetensors --epochs=2 --lr=0.01 \
+  -o w2.safetensors
+check train-same-seed sh -c "$qnetc train '$net' --data=data --epochs=1 --seed=7 -o a.safetensors &&
+  $qnetc train '$net' --data=data --epochs=1 --seed=7 -o b.safetensors && cmp a.safetensors b.safetensors"
+check train-quiet sh -c "$qnetc train '$net' --data=data --epochs=1 --json -o c.safetensors 2>log |
+  grep -q '\"correct\": ' && ! grep -q '\\[=' log"
+for engine in nn quant bits loop jit; do
+  limit=200
+  [ $engine = loop ] && limit=20
+  check eval-$engine $qnetc eval "$net" --weights=w2.safetensors --data=data --engine=$engine \
+    --limit=$limit --predictions=$engine.txt --logits=$engine.npy
+done
+$qnetc eval "$net" --weights=w2.safetensors --data=data --limit=20 --logits=jit20.npy >/dev/null
+for engine in nn quant bits; do check logits-$engine cmp $engine.npy jit.npy; done
+check logits-loop cmp loop.npy jit20.npy
+check eval-f32 $qnetc eval "$net" --weights=f32.safetensors --quantizer=none --engine=nn --data=data \
+  --logits=f32nn.npy
+check eval-f32-jit $qnetc eval "$net" --weights=f32.safetensors --quantizer=none --data=data \
+  --logits=f32jit.npy
+check logits-f32 cmp f32nn.npy f32jit.npy
+for cpu in haswell x86-64 x86-64-v2; do
+  check eval-$cpu $qnetc eval "$net" --weights=w2.safetensors --data=data --target=x86_64 --mcpu=$cpu \
+    --logits=$cpu.npy
+  check logits-$cpu cmp $cpu.npy jit.npy
+done
+
+# One image in every form that `run` reads.
+zcat "$source/t10k-images-idx3-ubyte.gz" | tail -c +17 | head -c 784 >raw
+{ printf 'P5\n28 28\n255\n' && cat raw; } >image.pgm
+{ printf "\223NUMPY\001\000\166\000%-117s\n" "{'descr': '|u1', 'fortran_order': False, 'shape': (28, 28), }" &&
+  cat raw; } >image.npy
+check run-pgm sh -c "$qnetc run '$net' image.pgm --weights=w2.safetensors --json >pgm.json"
+check run-npy sh -c "$qnetc run '$net' image.npy --weights=w2.safetensors --json >npy.json"
+check run-same cmp pgm.json npy.json
+check run-class sh -c "[ \$(sed 's/.*\"class\": \\([0-9]*\\).*/\\1/' pgm.json) = \$(head -n 1 jit.txt) ]"
+
+# ---- weights that were not trained at these bits ------------------------------------------------
+check bits3-warns sh -c "$qnetc eval '$net' --weights=w2.safetensors --bits=3 --data=data 2>err &&
+  grep -q 'warning: .*not trained' err"
+check bits4-calibrated sh -c "$qnetc eval '$net' --weights=f32.safetensors --bits=4 --data=data \
+  --calibrate=data --json 2>/dev/null"
+check bits-engines sh -c "$qnetc eval '$net' --weights=f32.safetensors --bits=3 --data=data --logits=b3.npy \
+  2>/dev/null && $qnetc eval '$net' --weights=f32.safetensors --bits=3 --data=data --engine=quant \
+  --logits=q3.npy 2>/dev/null && cmp b3.npy q3.npy"
+
+# ---- outputs ------------------------------------------------------------------------------------
+for kind in o s ll bc so; do
+  check write-$kind sh -c "$qnetc '$net' --weights=w2.safetensors -o model.$kind && [ -s model.$kind ] &&
+    [ -s model.h ]"
+done
+printf '#include "model.h"\nint main(void) { return FASHION_ARENA_BYTES == 0; }\n' >use.c
+check header-c99 gcc -std=c99 -pedantic -Wall -Wextra -Werror -c use.c -o use.o
+cp use.c use.cc
+command -v g++ >/dev/null && check header-c++ g++ -Wall -Wextra -Werror -c use.cc -o use.oo
+check same-bytes sh -c "$qnetc '$net' --weights=w2.safetensors -o one.o && $qnetc '$net' \
+  --weights=w2.safetensors -o two.o && cmp one.o two.o"
+check remarks sh -c "$qnetc '$net' --weights=w2.safetensors -Rlowering -o model.o 2>err && grep -q popcount err"
+for arch in x86_64 aarch64 riscv64; do
+  check target-$arch $qnetc "$net" --weights=w2.safetensors --target=$arch -o $arch.o
+done
+check target-help sh -c "$qnetc --target=help | grep -q riscv64"
+check help sh -c "$qnetc --help | grep -q -- --weights && $qnetc train --help | grep -q -- --epochs"
+check version sh -c "$qnetc --version | grep -q LLVM"
+
+# ---- opt ------------------------------------------------------------------------------------------
+check opt-stdin sh -c "$qnetc opt '$net' | $qnetc opt - | $qnetc opt >/dev/null"
+check opt-print sh -c "$qnetc opt '$net' --passes=batch{n=2} --print-ir-after-all --print-ir-before=batch \
+  --verify-each --time-passes 2>&1 >/dev/null | grep -q batch"
+check opt-help sh -c "$qnetc opt --help-passes | grep -q decompose && $qnetc opt --help-ops | grep -q bits.conv2d"
+
+# ---- mistakes -------------------------------------------------------------------------------------
+check usage fails 2 "did you mean '--weights'" $qnetc eval "$net" --weihgts=x
+check usage-verb fails 2 "does not go with" $qnetc eval "$net" --epochs=3
+check usage-number fails 2 "whole number" $qnetc train "$net" --epochs=many
+check no-input fails 1 "No such file" $qnetc eval nothing.qnet --weights=w2.safetensors --data=data
+check no-weights fails 1 "missing.safetensors" $qnetc eval "$net" --weights=missing.safetensors --data=data
+check no-data fails 1 "fashion-mnist" $qnetc eval "$net" --weights=w2.safetensors --data=fashion-mnits
+check no-target fails 1 "aarch64" $qnetc "$net" --weights=w2.safetensors --target=arch64 -o x.o
+check bad-cpu fails 1 "cortex-a72" $qnetc "$net" --weights=w2.safetensors --target=aarch64 --mcpu=cortex-a7222 -o x.o
+check bad-suffix fails 1 ".so" $qnetc "$net" --weights=w2.safetensors -o x.exe
+check bad-bits fails 1 "bits" $qnetc eval "$net" --weights=w2.safetensors --data=data --bits=77
+check bad-pass fails 1 "did you mean" $qnetc opt "$net" --passes=bacth
+check bad-engine fails 1 "engines are" $qnetc eval "$net" --weights=w2.safetensors --data=data --engine=gpu
+head -c 1000 w2.safetensors >short.safetensors
+check short-weights fails 1 "short.safetensors" $qnetc eval "$net" --weights=short.safetensors --data=data
+mkdir cut && cp data/* cut/ && head -c 5000 data/train-images-idx3-ubyte >cut/train-images-idx3-ubyte
+check short-data fails 1 "train-images" $qnetc train "$net" --data=cut -o x.safetensors
+check nothing-written test ! -e x.safetensors -a ! -e x.o
+check other-net fails 1 "needs" $qnetc eval "$root/examples/tiny.qnet" --weights=w2.safetensors --data=data
+cp w2.safetensors old.safetensors
+check disk-full sh -c "(ulimit -f 8 && ! $qnetc train '$net' --data=data --epochs=1 -o old.safetensors) &&
+  cmp old.safetensors w2.safetensors && [ -z \"\$(ls | grep -v '^old.safetensors$' | grep old.safetensors)\" ]"
+check no-directory fails 1 "nowhere/x.o" $qnetc "$net" --weights=w2.safetensors -o nowhere/x.o
+check stdout-full sh -c "! $qnetc --help >/dev/full"
+finish

@@ -1,0 +1,319 @@
+/* Data sets: IDX plain and packed, damaged in every way, lack of memory, batches, shuffling. */
+#include "runtime/dataset.h"
+
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include <cmocka.h>
+
+enum { COUNT = 6, HEIGHT = 3, WIDTH = 4, PIXELS = HEIGHT * WIDTH };
+
+static char directory[] = "/tmp/qnet-dataset-XXXXXX";
+
+static const char *in_directory(const char *name) {
+  static char path[256];
+  snprintf(path, sizeof path, "%s/%s", directory, name);
+  return path;
+}
+
+static int make_directory(void **state) {
+  (void)state;
+  return mkdtemp(directory) ? 0 : -1;
+}
+
+static int clear_directory(void **state) {
+  (void)state;
+  char command[300];
+  snprintf(command, sizeof command, "rm -rf '%s'/*", directory);
+  return system(command);
+}
+
+static int remove_directory(void **state) {
+  clear_directory(state);
+  return rmdir(directory);
+}
+
+static void write_bytes(const char *name, bool packed, const void *data, size_t size) {
+  gzFile file = gzopen(in_directory(name), packed ? "wb" : "wbT");
+  assert_non_null(file);
+  if (size) assert_int_equal(gzwrite(file, data, (unsigned)size), (int)size);
+  assert_int_equal(gzclose(file), Z_OK);
+}
+
+static size_t images_file(uint8_t *out) {
+  const uint8_t header[16] = {0, 0, 8, 3, 0, 0, 0, COUNT, 0, 0, 0, HEIGHT, 0, 0, 0, WIDTH};
+  memcpy(out, header, sizeof header);
+  for (int i = 0; i < COUNT * PIXELS; i++)
+    out[16 + i] = (uint8_t)(i + 1);
+  return 16 + COUNT * PIXELS;
+}
+
+static size_t labels_file(uint8_t *out, uint8_t count) {
+  const uint8_t header[8] = {0, 0, 8, 1, 0, 0, 0, count};
+  memcpy(out, header, sizeof header);
+  for (int i = 0; i < count; i++)
+    out[8 + i] = (uint8_t)(i % 4);
+  return 8 + (size_t)count;
+}
+
+static void write_set(bool packed) {
+  uint8_t bytes[200];
+  const size_t images = images_file(bytes);
+  write_bytes(packed ? "train-images-idx3-ubyte.gz" : "train-images-idx3-ubyte", packed, bytes,
+              images);
+  const size_t labels = labels_file(bytes, COUNT);
+  write_bytes(packed ? "train-labels-idx1-ubyte.gz" : "train-labels-idx1-ubyte", packed, bytes,
+              labels);
+}
+
+static qnet_status load(qnet_dataset *set, qnet_diag *d) {
+  return qnet_dataset_load(qnet_allocator_system(), directory, QNET_SPLIT_TRAIN, set, d);
+}
+
+static void loads_plain_and_packed(void **state) {
+  (void)state;
+  for (int packed = 0; packed < 2; packed++) {
+    clear_directory(NULL);
+    write_set(packed);
+    qnet_dataset set;
+    assert_int_equal(load(&set, NULL), QNET_OK);
+    assert_int_equal(set.count, COUNT);
+    assert_int_equal(set.height, HEIGHT);
+    assert_int_equal(set.width, WIDTH);
+    assert_int_equal(set.channels, 1);
+    assert_int_equal(set.classes, 4);
+    assert_int_equal(set.images[COUNT * PIXELS - 1], COUNT * PIXELS);
+    assert_int_equal(set.labels[5], 1);
+    qnet_dataset_free(&set);
+    assert_int_equal(
+        qnet_dataset_load(qnet_allocator_system(), directory, QNET_SPLIT_TEST, &set, NULL),
+        QNET_ERROR); /* there is no t10k-* */
+  }
+}
+
+static void classes_are_those_of_both_splits(void **state) {
+  (void)state;
+  write_set(false);
+  write_bytes("t10k-labels-idx1-ubyte", false, (uint8_t[]){0, 0, 8, 1, 0, 0, 0, 1, 6}, 9);
+  qnet_dataset set;
+  assert_int_equal(load(&set, NULL), QNET_OK);
+  assert_int_equal(set.classes, 7);
+  qnet_dataset_free(&set);
+}
+
+/* Each damage to the files must be refused with a diagnostic. */
+static void expect_refusal(const char *why) {
+  qnet_diag *d = qnet_diag_create(qnet_allocator_system());
+  qnet_dataset set;
+  assert_int_not_equal(load(&set, d), QNET_OK);
+  assert_null(set.images);
+  char text[1024] = "";
+  FILE *out = fmemopen(text, sizeof text, "w");
+  qnet_diag_print(d, out, false);
+  fclose(out);
+  qnet_diag_destroy(d);
+  if (!strstr(text, why)) print_error("expected '%s' in:\n%s", why, text);
+  assert_non_null(strstr(text, why));
+}
+
+static void refuses_what_does_not_fit(void **state) {
+  (void)state;
+  uint8_t bytes[200];
+  expect_refusal("holds no train-images-idx3-ubyte");
+  write_set(false);
+  const size_t labels = labels_file(bytes, COUNT - 1);
+  write_bytes("train-labels-idx1-ubyte", false, bytes, labels);
+  expect_refusal("holds 5 labels for 6 images");
+  const size_t images = images_file(bytes);
+  bytes[3] = 1;
+  write_bytes("train-images-idx3-ubyte", false, bytes, images);
+  expect_refusal("not an IDX file of unsigned bytes with 3 dimensions");
+  images_file(bytes);
+  write_bytes("train-images-idx3-ubyte", false, bytes, images + 1);
+  expect_refusal("more data than its header announces");
+  memset(bytes + 4, 0xff, 12);
+  write_bytes("train-images-idx3-ubyte", false, bytes, images);
+  expect_refusal("cannot hold so many");
+  memset(bytes + 8, 0, 4);
+  write_bytes("train-images-idx3-ubyte", false, bytes, images);
+  expect_refusal("dimension 1 is 0");
+}
+
+static void refuses_every_truncation(void **state) {
+  (void)state;
+  for (int packed = 0; packed < 2; packed++) {
+    clear_directory(NULL);
+    write_set(packed);
+    const char *name = packed ? "train-images-idx3-ubyte.gz" : "train-images-idx3-ubyte";
+    FILE *file = fopen(in_directory(name), "r+b");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, 0, SEEK_END), 0);
+    for (long length = ftell(file); length-- > 0;) {
+      qnet_dataset set;
+      assert_int_equal(ftruncate(fileno(file), length), 0);
+      assert_int_equal(load(&set, NULL), QNET_ERROR);
+    }
+    fclose(file);
+  }
+}
+
+static void packed_damage_never_crashes(void **state) {
+  (void)state;
+  write_set(true);
+  FILE *file = fopen(in_directory("train-images-idx3-ubyte.gz"), "r+b");
+  uint8_t bytes[300];
+  const size_t size = fread(bytes, 1, sizeof bytes, file);
+  int refused = 0;
+  for (size_t i = 0; i < size; i++) {
+    for (int bit = 0; bit < 8; bit++) {
+      const uint8_t changed = (uint8_t)(bytes[i] ^ 1 << bit);
+      assert_int_equal(pwrite(fileno(file), &changed, 1, (off_t)i), 1);
+      qnet_dataset set;
+      refused += load(&set, NULL) != QNET_OK;
+      qnet_dataset_free(&set);
+    }
+    assert_int_equal(pwrite(fileno(file), bytes + i, 1, (off_t)i), 1);
+  }
+  fclose(file);
+  /* Only the unchecked fields of the gzip header (time, flags, system) may pass. */
+  assert_true(refused >= (int)(size - 10) * 8);
+}
+
+static void lack_of_memory(void **state) {
+  (void)state;
+  write_set(true);
+  write_bytes("t10k-labels-idx1-ubyte", false, (uint8_t[]){0, 0, 8, 1, 0, 0, 0, 1, 6}, 9);
+  qnet_failing_allocator m;
+  uint64_t n = 0;
+  do {
+    qnet_failing_allocator_init(&m, ++n, 0);
+    qnet_dataset set;
+    const qnet_status status = qnet_dataset_load(&m.base, directory, QNET_SPLIT_TRAIN, &set, NULL);
+    assert_int_equal(status, m.failed ? QNET_NO_MEMORY : QNET_OK);
+    qnet_dataset_free(&set);
+    assert_int_equal(m.live_bytes, 0);
+  } while (m.failed);
+  assert_true(n > 3);
+}
+
+static void unknown_names_are_explained(void **state) {
+  (void)state;
+  qnet_diag *d = qnet_diag_create(qnet_allocator_system());
+  qnet_dataset set;
+  assert_int_equal(
+      qnet_dataset_load(qnet_allocator_system(), "fashon-mnist", QNET_SPLIT_TEST, &set, d),
+      QNET_ERROR);
+  char text[1024] = "";
+  FILE *out = fmemopen(text, sizeof text, "w");
+  qnet_diag_print(d, out, false);
+  fclose(out);
+  qnet_diag_destroy(d);
+  assert_non_null(strstr(text, "did you mean 'fashion-mnist'?"));
+  assert_non_null(strstr(text, "dataset-fashion-mnist"));
+}
+
+static void environment_names_the_place(void **state) {
+  (void)state;
+  char path[300], link_path[320];
+  snprintf(path, sizeof path, "%s", directory);
+  snprintf(link_path, sizeof link_path, "%s/mnist", directory);
+  write_set(false);
+  assert_int_equal(symlink(path, link_path), 0);
+  assert_int_equal(setenv("QNET_DATA", directory, 1), 0);
+  qnet_dataset set;
+  assert_int_equal(
+      qnet_dataset_load(qnet_allocator_system(), "mnist", QNET_SPLIT_TRAIN, &set, NULL), QNET_OK);
+  assert_int_equal(set.classes, 10);
+  qnet_dataset_free(&set);
+  uint8_t bytes[200];
+  const size_t size = labels_file(bytes, COUNT);
+  bytes[size - 1] = 10;
+  write_bytes("train-labels-idx1-ubyte", false, bytes, size);
+  assert_int_equal(
+      qnet_dataset_load(qnet_allocator_system(), "mnist", QNET_SPLIT_TRAIN, &set, NULL),
+      QNET_ERROR);
+  unsetenv("QNET_DATA");
+}
+
+/* ---- batches ------------------------------------------------------------------------------- */
+
+static void shuffles_are_permutations(void **state) {
+  (void)state;
+  enum { N = 1000 };
+  uint32_t first[N], again[N], other[N];
+  bool seen[N] = {false};
+  qnet_dataset_shuffle(first, N, 7, 3);
+  qnet_dataset_shuffle(again, N, 7, 3);
+  qnet_dataset_shuffle(other, N, 7, 4);
+  assert_memory_equal(first, again, sizeof first);
+  assert_memory_not_equal(first, other, sizeof first);
+  int fixed = 0;
+  for (uint32_t i = 0; i < N; i++) {
+    assert_false(seen[first[i]]);
+    seen[first[i]] = true;
+    fixed += first[i] == i;
+  }
+  assert_true(fixed < 10);
+  qnet_dataset_shuffle(first, 0, 1, 1);
+}
+
+/* Whether `out` is the image moved by (down, right), mirrored or not. */
+static bool is_placed(const uint8_t *in, const uint8_t *out, int down, int right, bool mirrored) {
+  for (int y = 0; y < HEIGHT; y++)
+    for (int x = 0; x < WIDTH; x++) {
+      const int from_y = y + down, from_x = (mirrored ? WIDTH - 1 - x : x) + right;
+      const bool inside = from_y >= 0 && from_y < HEIGHT && from_x >= 0 && from_x < WIDTH;
+      if (out[y * WIDTH + x] != (inside ? in[from_y * WIDTH + from_x] : 0)) return false;
+    }
+  return true;
+}
+
+static void augmentation_moves_and_mirrors(void **state) {
+  (void)state;
+  uint8_t image[PIXELS], label = 3, out[PIXELS], again[PIXELS];
+  for (int i = 0; i < PIXELS; i++)
+    image[i] = (uint8_t)(i + 1);
+  const qnet_dataset set = {NULL, 1, HEIGHT, WIDTH, 1, 4, image, &label};
+  const qnet_augment augment = {1, true};
+  const uint32_t index = 0;
+  int32_t got;
+  int count[2][3][3] = {{{0}}};
+  for (uint64_t epoch = 0; epoch < 900; epoch++) {
+    qnet_dataset_batch(&set, &index, 1, &augment, 5, epoch, out, &got);
+    qnet_dataset_batch(&set, &index, 1, &augment, 5, epoch, again, &got);
+    assert_memory_equal(out, again, sizeof out);
+    assert_int_equal(got, 3);
+    int matches = 0;
+    for (int k = 0; k < 18; k++) {
+      if (!is_placed(image, out, k / 3 % 3 - 1, k % 3 - 1, k / 9)) continue;
+      count[k / 9][k / 3 % 3][k % 3]++;
+      matches++;
+    }
+    assert_int_equal(matches, 1);
+  }
+  for (int k = 0; k < 18; k++) /* 50 expected */
+    assert_in_range(count[k / 9][k / 3 % 3][k % 3], 20, 90);
+  qnet_dataset_batch(&set, &index, 1, &(qnet_augment){0, false}, 5, 0, out, &got);
+  assert_memory_equal(out, image, sizeof out);
+}
+
+#define IN_EMPTY_DIRECTORY(test) cmocka_unit_test_setup(test, clear_directory)
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      IN_EMPTY_DIRECTORY(loads_plain_and_packed),
+      IN_EMPTY_DIRECTORY(classes_are_those_of_both_splits),
+      IN_EMPTY_DIRECTORY(refuses_what_does_not_fit),
+      IN_EMPTY_DIRECTORY(refuses_every_truncation),
+      IN_EMPTY_DIRECTORY(packed_damage_never_crashes),
+      IN_EMPTY_DIRECTORY(lack_of_memory),
+      IN_EMPTY_DIRECTORY(unknown_names_are_explained),
+      IN_EMPTY_DIRECTORY(environment_names_the_place),
+      cmocka_unit_test(shuffles_are_permutations),
+      cmocka_unit_test(augmentation_moves_and_mirrors),
+  };
+  return cmocka_run_group_tests(tests, make_directory, remove_directory);
+}

@@ -1,0 +1,240 @@
+/* Every level table of 1..4 bits is reproduced exactly by its planes, and the kinds of tables that
+ * quantizers make get as few planes as they should. */
+#include "passes/planes.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const uint64_t SEED = 20240607;
+
+static uint64_t next(uint64_t *state) {
+  uint64_t z = (*state += 0x9e3779b97f4a7c15u);
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+static int between(uint64_t *state, int lo, int hi) {
+  return lo + (int)(next(state) % (uint64_t)(hi - lo + 1));
+}
+
+static int plane_bit(uint32_t mask, int element) {
+  return (int)(mask >> element & 1);
+}
+
+/* ---- activations ----------------------------------------------------------------------------- */
+
+static void check_activation(const int32_t *level, const uint8_t *perm, int n) {
+  qnet_activation_planes p;
+  qnet_planes_of_activation(level, perm, n, &p);
+  assert_in_range(p.count, 1, QNET_PLANES_MAX);
+  bool has_zero = false;
+  for (int r = 0; r < n; r++)
+    has_zero |= level[perm[r]] == 0;
+  bool vanishes = false;
+  for (int r = 0; r < n; r++) {
+    int32_t sum = 0;
+    uint32_t any = 0;
+    for (int j = 0; j < p.count; j++) {
+      sum += p.coef[j] * plane_bit(p.mask[j], r);
+      any |= p.mask[j] >> r & 1;
+    }
+    assert_int_equal(sum, level[perm[r]]);
+    vanishes |= !any;
+  }
+  assert_true(vanishes || !has_zero);
+}
+
+/* The permutation that sorts the levels; equal levels become the lowest code. */
+static void sort_by_level(const int32_t *level, int n, uint8_t *perm) {
+  for (int c = 0; c < n; c++) {
+    int k = c;
+    for (; k > 0 && level[perm[k - 1]] > level[c]; k--)
+      perm[k] = perm[k - 1];
+    perm[k] = (uint8_t)c;
+  }
+  for (int r = 1; r < n; r++)
+    if (level[perm[r]] == level[perm[r - 1]]) perm[r] = perm[r - 1];
+}
+
+static void random_activation_table(uint64_t *rng, int n, int32_t *level) {
+  const int kind = between(rng, 0, 3);
+  const int basis[4] = {between(rng, 0, 40), between(rng, 0, 40), between(rng, 0, 40),
+                        between(rng, 0, 7)};
+  for (int c = 0; c < n; c++) {
+    level[c] = kind < 2 ? between(rng, kind == 0 ? 0 : -127, 127) : 0;
+    for (int k = 0; k < 4 && kind >= 2; k++)
+      level[c] += (c >> k & 1) * basis[k];
+    if (kind == 3) level[c] -= basis[0];
+  }
+  if (kind == 0 || between(rng, 0, 1)) level[between(rng, 0, n - 1)] = 0;
+}
+
+static void test_random_activation_tables(void **state) {
+  (void)state;
+  uint64_t rng = SEED;
+  for (int i = 0; i < 4000; i++) {
+    const int n = between(&rng, 2, 16);
+    int32_t level[16];
+    uint8_t perm[16];
+    random_activation_table(&rng, n, level);
+    sort_by_level(level, n, perm);
+    check_activation(level, perm, n);
+  }
+}
+
+static int activation_count(const int32_t *level, int n) {
+  uint8_t perm[16];
+  sort_by_level(level, n, perm);
+  check_activation(level, perm, n);
+  qnet_activation_planes p;
+  qnet_planes_of_activation(level, perm, n, &p);
+  return p.count;
+}
+
+static void test_activation_plane_counts(void **state) {
+  (void)state;
+  assert_int_equal(activation_count((int32_t[]){0, 1}, 2), 1);
+  assert_int_equal(activation_count((int32_t[]){-1, 1}, 2), 2); /* one is the constant */
+  assert_int_equal(activation_count((int32_t[]){0, 5, 3, 8}, 4), 2);
+  assert_int_equal(activation_count((int32_t[]){0, 7, 3, 10, 100, 107, 103, 110}, 8), 3);
+  assert_int_equal(activation_count((int32_t[]){0, 5, 11, 24}, 4), 3); /* companding */
+  assert_int_equal(activation_count((int32_t[]){-3, 0, 2, 5}, 4), 2);  /* additive about its zero */
+  assert_int_equal(activation_count((int32_t[]){2, 0, 3, 1}, 4), 2);   /* uniform, any order */
+  assert_int_equal(activation_count((int32_t[]){0, 0, 0, 0}, 4), 1);
+  assert_int_equal(
+      activation_count((int32_t[]){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, 16), 4);
+}
+
+/* ---- weights --------------------------------------------------------------------------------- */
+
+static void weight_planes(qnet_arena *arena, const int32_t *level, int n, int channels,
+                          qnet_weight_planes *p) {
+  assert_true(qnet_planes_of_weight(arena, level, n, channels, 4, p));
+  assert_in_range(p->count, 1, QNET_PLANES_MAX);
+  bool has_constant = false;
+  for (int o = 0; o < channels; o++) {
+    has_constant |= p->constant[o] != 0;
+    for (int c = 0; c < n; c++) {
+      int32_t sum = p->constant[o];
+      for (int j = 0; j < p->count; j++)
+        sum += p->coef[o * p->count + j] * plane_bit(p->mask[j], c);
+      assert_int_equal(sum, level[o * n + c] * (1 << p->shift));
+    }
+  }
+  assert_int_equal(has_constant, p->has_constant);
+}
+
+enum { ARBITRARY, ADDITIVE, SIGN_SYMMETRIC, WITH_ZERO, WEIGHT_KINDS };
+
+static void random_weight_row(uint64_t *rng, int kind, int n, int32_t *row) {
+  const int basis[4] = {between(rng, 0, 31), between(rng, 0, 31), between(rng, 0, 31),
+                        between(rng, 0, 31)};
+  for (int c = 0; c < n; c++) {
+    row[c] = kind == ADDITIVE ? 0 : between(rng, -127, 127);
+    for (int k = 0; 1 << k < n && kind == ADDITIVE; k++)
+      row[c] += (c >> k & 1) ? basis[k] : -basis[k];
+    if (kind == SIGN_SYMMETRIC && c >= n / 2) row[c] = -row[c - n / 2];
+  }
+  if (kind == WITH_ZERO) row[0] = 0;
+}
+
+static void test_random_weight_tables(void **state) {
+  (void)state;
+  uint64_t rng = SEED + 1;
+  for (int i = 0; i < 2000; i++) {
+    const int kind = between(&rng, 0, WEIGHT_KINDS - 1), channels = between(&rng, 1, 5);
+    const int bits = between(&rng, 1, 4);
+    const bool full = kind == ADDITIVE || kind == SIGN_SYMMETRIC;
+    const int n = full ? 1 << bits : between(&rng, 2, 16);
+    int32_t level[5 * 16];
+    for (int o = 0; o < channels; o++)
+      random_weight_row(&rng, kind, n, level + o * n);
+    qnet_arena arena;
+    qnet_arena_init(&arena, qnet_allocator_system());
+    qnet_weight_planes p;
+    weight_planes(&arena, level, n, channels, &p);
+    if (kind == ADDITIVE) assert_true(p.count <= bits && p.shift == 0);
+    if (kind == SIGN_SYMMETRIC) assert_true(p.count <= n / 2);
+    if (kind == WITH_ZERO) assert_true(p.count <= n - 1);
+    qnet_arena_clear(&arena);
+  }
+}
+
+static void test_ternary_weights_need_no_constant(void **state) {
+  (void)state;
+  qnet_arena arena;
+  qnet_arena_init(&arena, qnet_allocator_system());
+  qnet_weight_planes p;
+  weight_planes(&arena, (int32_t[]){-1, 0, 1, -3, 0, 2}, 3, 2, &p);
+  assert_int_equal(p.count, 2);
+  assert_false(p.has_constant);
+  weight_planes(&arena, (int32_t[]){-1, 1}, 2, 1, &p);
+  assert_int_equal(p.count, 1);
+  assert_true(p.has_constant);
+  assert_int_equal(p.shift, 0);
+  qnet_arena_clear(&arena);
+}
+
+/* Three-bit sign and magnitude: the four planes that are odd in the sign. */
+static void test_companding_weights_take_half_the_planes(void **state) {
+  (void)state;
+  qnet_arena arena;
+  qnet_arena_init(&arena, qnet_allocator_system());
+  qnet_weight_planes p;
+  weight_planes(&arena, (int32_t[]){-3, -10, -25, -60, 3, 10, 25, 60}, 8, 1, &p);
+  assert_int_equal(p.count, 4);
+  qnet_arena_clear(&arena);
+}
+
+/* The four planes need a shift here; without one, all seven. */
+static void test_shift_can_be_bounded(void **state) {
+  (void)state;
+  const int32_t level[] = {-3, -10, -26, -60, 3, 10, 26, 60};
+  qnet_arena arena;
+  qnet_arena_init(&arena, qnet_allocator_system());
+  qnet_weight_planes p;
+  weight_planes(&arena, level, 8, 1, &p);
+  assert_int_equal(p.count, 4);
+  assert_true(p.shift > 0);
+  assert_true(qnet_planes_of_weight(&arena, level, 8, 1, 0, &p));
+  assert_int_equal(p.shift, 0);
+  assert_true(p.count > 4);
+  qnet_arena_clear(&arena);
+}
+
+static void test_out_of_memory(void **state) {
+  (void)state;
+  const int32_t level[4] = {1, 2, 5, 9};
+  bool done = false;
+  for (uint64_t n = 1; !done; n++) {
+    qnet_failing_allocator failing;
+    qnet_failing_allocator_init(&failing, n, 1);
+    qnet_arena arena;
+    qnet_arena_init(&arena, &failing.base);
+    qnet_weight_planes p;
+    done = qnet_planes_of_weight(&arena, level, 4, 1, 4, &p);
+    assert_true(done || failing.failed);
+    qnet_arena_clear(&arena);
+    assert_int_equal(failing.live_bytes, 0);
+  }
+}
+
+int main(void) {
+  printf("seed %llu\n", (unsigned long long)SEED);
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_random_activation_tables),
+      cmocka_unit_test(test_activation_plane_counts),
+      cmocka_unit_test(test_random_weight_tables),
+      cmocka_unit_test(test_ternary_weights_need_no_constant),
+      cmocka_unit_test(test_companding_weights_take_half_the_planes),
+      cmocka_unit_test(test_shift_can_be_bounded),
+      cmocka_unit_test(test_out_of_memory),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
