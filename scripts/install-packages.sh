@@ -7,7 +7,7 @@ build="gcc libc6-dev cmake ninja-build pkg-config llvm-19-dev libffi-dev flex bi
 libpng-dev libjansson-dev librandom123-dev lld-19 dataset-fashion-mnist"
 cross="qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-riscv64-linux-gnu
 libc6-dev-riscv64-cross"
-tests="llvm-19-tools libcmocka-dev clang clang-format"
+tests="git llvm-19-tools libcmocka-dev clang clang-format"
 
 case "${1:-all}" in
 build) wanted="$build" ;;

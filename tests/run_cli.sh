@@ -47,6 +47,15 @@ for cpu in haswell x86-64 x86-64-v2; do
   check logits-$cpu cmp $cpu.npy jit.npy
 done
 
+# First and last layer of 8 bits instead of f32.
+sed 's/except first, last/except first = 8, last = 8/' "$net" >eight.qnet
+check train-8bit $qnetc train eight.qnet --data=data --epochs=2 --lr=0.02 -o eight.safetensors
+for engine in nn quant jit; do
+  check eval-8bit-$engine $qnetc eval eight.qnet --weights=eight.safetensors --data=data \
+    --engine=$engine --logits=eight-$engine.npy
+done
+for engine in quant jit; do check logits-8bit-$engine cmp eight-nn.npy eight-$engine.npy; done
+
 # One image in every form that `run` reads.
 zcat "$source/t10k-images-idx3-ubyte.gz" | tail -c +17 | head -c 784 >raw
 { printf 'P5\n28 28\n255\n' && cat raw; } >image.pgm
