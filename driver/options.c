@@ -1,5 +1,6 @@
 /* Parsing of the command line by the table in options.def. */
 #include "driver/options.h"
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stddef.h>
@@ -199,7 +200,8 @@ qnet_status qnet_options_parse(int argc, char **argv, qnet_options *o, qnet_diag
 
 static void print_row(const option_row *row, FILE *out) {
   char left[64];
-  const char *dash = strlen(row->text) == 1 ? "-" : "--";
+  const bool clang_like = isupper((unsigned char)row->text[0]) != 0; /* -Rlowering */
+  const char *dash = strlen(row->text) == 1 || clang_like ? "-" : "--";
   const char *joint = !row->value ? "" : strlen(row->text) == 1 ? " " : "=";
   snprintf(left, sizeof left, "%s%s%s%s", dash, row->text, joint, row->value ? row->value : "");
   fprintf(out, "  %-28s %s\n", left, row->help);

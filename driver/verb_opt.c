@@ -1,6 +1,7 @@
-/* qnetc opt: reads a module of any level (or a .qnet), runs passes, prints the result. */
+/* qnetc opt: reads a module of any level (or a .qnet, with its weights where given), runs passes,
+ * prints the result. */
 #include "codegen/target.h"
-#include "driver/session.h"
+#include "driver/model.h"
 #include "ir/ops.h"
 #include "ir/text.h"
 #include "ir/verify.h"
@@ -42,7 +43,7 @@ static qnet_status read_module(qnet_session *s, qnet_module **out) {
   const char *path = s->options.input ? s->options.input : "-";
   if (!qnet_has_suffix(path, ".qnet")) return read_ir(s, path, out);
   qnet_program program;
-  QNET_TRY(qnet_session_program(s, &program));
+  QNET_TRY(s->options.weights ? qnet_model_load(s, &program) : qnet_session_program(s, &program));
   *out = program.module;
   return QNET_OK;
 }

@@ -98,6 +98,10 @@ check version sh -c "$qnetc --version | grep -q LLVM"
 check opt-stdin sh -c "$qnetc opt '$net' | $qnetc opt - | $qnetc opt >/dev/null"
 check opt-print sh -c "$qnetc opt '$net' --passes=batch{n=2} --print-ir-after-all --print-ir-before=batch \
   --verify-each --time-passes 2>&1 >/dev/null | grep -q batch"
+for level in quant bits loop; do
+  check opt-$level sh -c "$qnetc opt '$net' --weights=w2.safetensors --to=$level | $qnetc opt - --elide-blobs |
+    grep -q 'module @fashion $level'"
+done
 check opt-help sh -c "$qnetc opt --help-passes | grep -q decompose && $qnetc opt --help-ops | grep -q bits.conv2d"
 
 # ---- mistakes -------------------------------------------------------------------------------------
