@@ -100,7 +100,10 @@ static bool least_squares(qnet_role role, int bits, const int64_t *count, const 
   if (!solve(bits, g, h)) return false;
   for (int i = 0; i < bits; i++)
     if (!isfinite(h[i])) return false;
-  memcpy(v, h, sizeof *v * (size_t)bits);
+  /* Activations that pile up at a few values can ask for negative entries; freezing would drop
+   * them, so they are not learned in the first place. */
+  for (int i = 0; i < bits; i++)
+    v[i] = role == QNET_ROLE_ACTIVATION ? fmax(h[i], 0) : h[i];
   return true;
 }
 

@@ -155,6 +155,36 @@ static void test_fit_never_worse(void **state) {
 }
 
 /* One bit: the best basis is the mean of |w|. */
+/* Activations pile up at a few values (a relu's zeros, a flat background): least squares alone
+ * would answer with negative basis entries, which freezing has to drop. */
+static void test_activation_basis_is_not_negative(void **state) {
+  (void)state;
+  enum { N = 600 };
+  uint64_t seed = SEED;
+  for (int trial = 0; trial < 60; trial++) {
+    float x[N], param[MAX_PARAM];
+    const float spike = 0.1f + fabsf(test_float(&seed)), far = 1 + 3 * fabsf(test_float(&seed));
+    for (int i = 0; i < N; i++) {
+      const double kind = fabs((double)test_float(&seed)), r = (double)test_float(&seed);
+      x[i] = kind < 0.4 ? 0 : kind < 0.7 ? spike : kind < 0.9 ? far : (float)(4 * r * r);
+    }
+    const int bits = 2 + trial % 3;
+    qnet_quantizer_site s = make_site(QNET_ROLE_ACTIVATION, bits, param);
+    qnet_quantizer_lqnets.init(&s);
+    qnet_quantizer_lqnets.fit(&s, x, N);
+    for (int k = 0; k < bits; k++)
+      assert_true(param[k] >= 0);
+    int64_t count[QNET_MAX_LEVELS];
+    double sum[QNET_MAX_LEVELS];
+    for (int step = 0; step < 40; step++) {
+      take_stats(&qnet_quantizer_lqnets, &s, x, N, count, sum);
+      qnet_quantizer_lqnets.update(&s, count, sum);
+    }
+    for (int k = 0; k < bits; k++)
+      assert_true(param[k] >= 0);
+  }
+}
+
 static void test_fit_one_bit(void **state) {
   (void)state;
   static const float x[] = {-1, 2, -3, 4, 0.5f};
@@ -285,11 +315,17 @@ static void test_uniform(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_initial_basis),   cmocka_unit_test(test_weight_step),
-      cmocka_unit_test(test_activation_step), cmocka_unit_test(test_degenerate_batches),
-      cmocka_unit_test(test_fit_never_worse), cmocka_unit_test(test_fit_one_bit),
-      cmocka_unit_test(test_snapping),        cmocka_unit_test(test_snapping_vectors),
-      cmocka_unit_test(test_decision_tables), cmocka_unit_test(test_uniform),
+      cmocka_unit_test(test_initial_basis),
+      cmocka_unit_test(test_weight_step),
+      cmocka_unit_test(test_activation_step),
+      cmocka_unit_test(test_degenerate_batches),
+      cmocka_unit_test(test_fit_never_worse),
+      cmocka_unit_test(test_fit_one_bit),
+      cmocka_unit_test(test_activation_basis_is_not_negative),
+      cmocka_unit_test(test_snapping),
+      cmocka_unit_test(test_snapping_vectors),
+      cmocka_unit_test(test_decision_tables),
+      cmocka_unit_test(test_uniform),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
