@@ -88,8 +88,9 @@ static bool rule_view(qnet_verifier *v, const qnet_op *op) {
   const int64_t offset = qnet_op_int(op, "offset", 0), element = qnet_type_bytes(view);
   const int64_t bytes = qnet_type_elements(view) * element;
   if (offset < 0 || bytes > arena->dim[0] || offset > arena->dim[0] - bytes)
-    return qnet_verify_error(v, op, "bytes %" PRId64 " to %" PRId64 " are not in the arena", offset,
-                             offset + bytes);
+    return qnet_verify_error(
+        v, op, "%" PRId64 " bytes at offset %" PRId64 " are not in the arena of %" PRId64 " bytes",
+        bytes, offset, arena->dim[0]);
   return offset % element == 0 || qnet_verify_error(v, op, "the offset splits an element");
 }
 
