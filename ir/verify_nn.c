@@ -1,4 +1,5 @@
 /* Rules of the nn operations: shapes and element types. */
+#include "ir/lexer.h"
 #include "ir/verify_internal.h"
 #include <inttypes.h>
 
@@ -220,6 +221,9 @@ static bool rule_quantize(qnet_verifier *v, const qnet_op *op) {
       !qnet_expect_int(v, op, "bits", 1, 8) || !qnet_expect_word(v, op, "role", roles, 2) ||
       !qnet_expect_tensor(v, op, 2, QNET_F32, 2))
     return false;
+  if (!qnet_is_name(qnet_op_string(op, "site")))
+    return qnet_verify_error(v, op, "site \"%s\" is no name of a symbol",
+                             qnet_op_string(op, "site"));
   const qnet_type *x = qnet_in(op, 0);
   const int64_t n = qnet_in(op, 2)->dim[1], codes = (int64_t)1 << qnet_op_int(op, "bits", 1);
   if (n < 2 || n > codes)
