@@ -2,10 +2,13 @@
  *
  * The leading dimension of the arguments becomes N, and with it that of every value computed from
  * them image by image. Sums over the batch (gradients of weights, statistics) keep their types.
+ * A handwritten function may use an argument in a way that has no batch, as a weight say: the
+ * verifier finds out, and the pass fails.
  *
  * Needs level nn or quant. Keeps all facts. Breaks nothing: a value does not depend on its batch,
  * but that the bias correction of a variance's moving average is set anew. */
 #include "ir/ops.h"
+#include "ir/verify.h"
 #include "passes/passes.h"
 #include <string.h>
 
@@ -76,5 +79,9 @@ qnet_status qnet_pass_batch(qnet_module *m, const qnet_pass_context *c) {
     qnet_symbol *f = qnet_symbol_find(m, functions[i]);
     if (f != NULL && f->kind == QNET_SYMBOL_FUNC) QNET_TRY(batch_function(m, f, n, c));
   }
-  return QNET_OK;
+  const qnet_status status = qnet_module_verify(m, c->diag);
+  if (status == QNET_ERROR)
+    qnet_note(c->diag, QNET_NO_LOC, "'batch' gave every argument a leading dimension of %lld",
+              (long long)n);
+  return status;
 }
