@@ -44,6 +44,7 @@ stage cli tests/run_cli.sh
 stage cross tests/run_cross.sh
 scripts/build.sh asan
 stage unit-asan tests/run_unit.sh build-asan
+stage fuzz-asan tests/run_fuzz.sh build-asan 16000
 echo "$passed passed, $failed failed, $skipped skipped"
 echo "took $(($(date +%s) - started)) s"
 [ "$failed" = 0 ]
