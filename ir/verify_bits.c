@@ -37,11 +37,21 @@ static bool rule_threshold(qnet_verifier *v, const qnet_op *op) {
          expect_plane_result(v, op, n);
 }
 
+/* One i32 for each plane. */
+static bool expect_coefficients(qnet_verifier *v, const qnet_op *op, int planes) {
+  if (!qnet_expect_count(v, op, "coef", planes)) return false;
+  const qnet_attr *coef = qnet_op_attr(op, "coef");
+  for (int i = 0; i < planes; i++)
+    if (coef->ints[i] < INT32_MIN || coef->ints[i] > INT32_MAX)
+      return qnet_verify_error(v, op, "coef[%d] = %" PRId64 " does not fit i32", i, coef->ints[i]);
+  return true;
+}
+
 static bool rule_patch_sum(qnet_verifier *v, const qnet_op *op) {
   if (!qnet_expect_planes(v, op, 0)) return false;
   const qnet_type *x = qnet_in(op, 0);
   int64_t h, w;
-  return qnet_expect_count(v, op, "coef", x->bits) &&
+  return expect_coefficients(v, op, x->bits) &&
          qnet_expect_window(v, op, x->dim[1], x->dim[2], &h, &w) &&
          qnet_expect_out(v, op, 0, qnet_tensor4(QNET_I32, x->dim[0], h, w, 1));
 }
