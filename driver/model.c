@@ -4,9 +4,13 @@
 #include "driver/tables.h"
 #include "driver/weights.h"
 #include "ir/ops.h"
+#include "ir/text.h"
 #include "passes/pass.h"
 #include "passes/quantizer.h"
+#include "support/file.h"
 #include <string.h>
+
+enum { MAX_MODULE = 1 << 28 };
 
 static qnet_status unknown_quantizer(const char *name, qnet_diag *d) {
   size_t count;
@@ -120,4 +124,23 @@ qnet_status qnet_model_load(qnet_session *s, qnet_program *out) {
   qnet_module_destroy(out->module);
   out->module = NULL;
   return status;
+}
+
+static qnet_status read_ir(qnet_session *s, const char *path, qnet_module **out) {
+  char *text;
+  size_t size;
+  QNET_TRY(qnet_file_read(s->allocator, path, MAX_MODULE, &text, &size, s->diag));
+  const char *name = strcmp(path, "-") == 0 ? "<stdin>" : path;
+  const qnet_status status = qnet_module_parse(s->allocator, name, text, size, out, s->diag);
+  qnet_free(s->allocator, text, size + 1);
+  return status;
+}
+
+qnet_status qnet_model_read(qnet_session *s, qnet_module **out) {
+  const char *path = s->options.input ? s->options.input : "-";
+  if (!qnet_has_suffix(path, ".qnet")) return read_ir(s, path, out);
+  qnet_program program;
+  QNET_TRY(s->options.weights ? qnet_model_load(s, &program) : qnet_session_program(s, &program));
+  *out = program.module;
+  return QNET_OK;
 }

@@ -14,4 +14,8 @@ qnet_status qnet_model_insert_quantizers(qnet_session *s, const qnet_program *pr
  * out->module is the caller's to destroy. */
 qnet_status qnet_model_load(qnet_session *s, qnet_program *out);
 
+/* Reads the input as it is: a module of any level (.qir, or '-' for standard input), or a .qnet,
+ * with its weights where they are given. *out is the caller's to destroy. */
+qnet_status qnet_model_read(qnet_session *s, qnet_module **out);
+
 #endif

@@ -50,7 +50,7 @@ typedef struct verb_row {
 
 static const verb_row verbs[] = {
     {"", "NET.qnet --weights=W --target=T -o NET.o|.s|.ll|.bc|.so",
-     "compile a trained network; writes its header beside the output", QNET_VERB_COMPILE},
+     "compile a trained network or a .qir module; writes its header too", QNET_VERB_COMPILE},
     {"train", "NET.qnet --data=D -o W.safetensors", "train the network and its quantizers",
      QNET_VERB_TRAIN},
     {"eval", "NET.qnet --weights=W --data=D", "count correct predictions on the test set",

@@ -1,6 +1,7 @@
 /* qnetc NET.qnet -o FILE: the compiler proper. The kind of output follows the file's suffix. */
 #include "codegen/codegen.h"
 #include "driver/model.h"
+#include "ir/verify.h"
 #include "passes/pass.h"
 #include "support/file.h"
 #include <ctype.h>
@@ -35,7 +36,8 @@ static qnet_status choose_output(job *j) {
   } else {
     const char *slash = strrchr(o->input, '/');
     const char *base = slash ? slash + 1 : o->input;
-    const size_t stem = qnet_has_suffix(base, ".qnet") ? strlen(base) - 5 : strlen(base);
+    const bool known = qnet_has_suffix(base, ".qnet") || qnet_has_suffix(base, ".qir");
+    const size_t stem = known ? (size_t)(strrchr(base, '.') - base) : strlen(base);
     if (stem + 4 >= MAX_PATH) return qnet_error_in(d, "qnetc", "the input's name is too long");
     snprintf(j->output, sizeof j->output, "%.*s.o", (int)stem, base);
   }
@@ -100,19 +102,29 @@ static void print_report(const job *j, const qnet_module *m, const qnet_target_c
 static qnet_status compile(const job *j, qnet_module *m, const qnet_target_choice *t) {
   const qnet_pipeline_options options = {0};
   qnet_diag *d = j->session->diag;
-  QNET_TRY(qnet_pipeline_run(m, qnet_pipeline_to(QNET_LEVEL_LOOP), &options, &t->machine, d));
+  QNET_TRY(qnet_pipeline_run(m, qnet_pipeline_rest(m), &options, &t->machine, d));
   QNET_TRY(qnet_codegen_write(m, t, j->kind, j->name, j->output, d));
   QNET_TRY(write_header(j, m));
   print_report(j, m, t);
   return QNET_OK;
 }
 
-static qnet_status compile_for(job *j, const qnet_target_choice *t) {
+/* A network with its weights, or a module that has them in it and goes on from its level. */
+static qnet_status read_input(qnet_session *s, qnet_module **out) {
   qnet_program program;
-  QNET_TRY(qnet_model_load(j->session, &program));
-  qnet_status status = choose_name(j, program.module->name);
-  if (status == QNET_OK) status = compile(j, program.module, t);
-  qnet_module_destroy(program.module);
+  if (qnet_has_suffix(s->options.input, ".qir")) return qnet_model_read(s, out);
+  QNET_TRY(qnet_model_load(s, &program));
+  *out = program.module;
+  return QNET_OK;
+}
+
+static qnet_status compile_for(job *j, const qnet_target_choice *t) {
+  qnet_module *m;
+  QNET_TRY(read_input(j->session, &m));
+  qnet_status status = qnet_module_verify(m, j->session->diag);
+  if (status == QNET_OK) status = choose_name(j, m->name);
+  if (status == QNET_OK) status = compile(j, m, t);
+  qnet_module_destroy(m);
   return status;
 }
 

@@ -9,8 +9,6 @@
 #include "support/file.h"
 #include <string.h>
 
-enum { MAX_MODULE = 1 << 28 };
-
 static void list_passes(void) {
   size_t count;
   const qnet_pass *table = qnet_pass_table(&count);
@@ -27,25 +25,6 @@ static qnet_status list_ops(qnet_session *s) {
   const bool failed = b.failed;
   qnet_strbuf_free(&b);
   return failed ? qnet_out_of_memory(s->diag) : QNET_OK;
-}
-
-static qnet_status read_ir(qnet_session *s, const char *path, qnet_module **out) {
-  char *text;
-  size_t size;
-  QNET_TRY(qnet_file_read(s->allocator, path, MAX_MODULE, &text, &size, s->diag));
-  const char *name = strcmp(path, "-") == 0 ? "<stdin>" : path;
-  const qnet_status status = qnet_module_parse(s->allocator, name, text, size, out, s->diag);
-  qnet_free(s->allocator, text, size + 1);
-  return status;
-}
-
-static qnet_status read_module(qnet_session *s, qnet_module **out) {
-  const char *path = s->options.input ? s->options.input : "-";
-  if (!qnet_has_suffix(path, ".qnet")) return read_ir(s, path, out);
-  qnet_program program;
-  QNET_TRY(s->options.weights ? qnet_model_load(s, &program) : qnet_session_program(s, &program));
-  *out = program.module;
-  return QNET_OK;
 }
 
 /* The part of the standard pipeline that leads from the module's level to the wanted one. */
@@ -113,7 +92,7 @@ qnet_status qnet_verb_opt(qnet_session *s) {
   }
   if (s->options.help_ops) return list_ops(s);
   qnet_module *m = NULL;
-  QNET_TRY(read_module(s, &m));
+  QNET_TRY(qnet_model_read(s, &m));
   const qnet_status status = transform(s, m);
   qnet_module_destroy(m);
   return status;

@@ -57,8 +57,10 @@ qnet_status qnet_pipeline_run(qnet_module *m, const char *pipeline,
                               qnet_diag *d);
 
 /* The standard pipelines, as text: from quantized nn to frozen quant without thresholds (what the
- * training evaluation runs), to quant, bits, and loop. */
+ * training evaluation runs), to quant, bits, and loop; and what is left of the way to loop for a
+ * module that has come as far as this one. */
 const char *qnet_pipeline_to_frozen(void);
 const char *qnet_pipeline_to(qnet_level level);
+const char *qnet_pipeline_rest(const qnet_module *m);
 
 #endif

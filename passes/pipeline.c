@@ -70,10 +70,15 @@ const qnet_pass *qnet_pass_find(const char *name) {
   return NULL;
 }
 
-#define TO_FROZEN "freeze"
-#define TO_QUANT  TO_FROZEN ",fold-thresholds,prove-accumulators"
-#define TO_BITS   TO_QUANT ",decompose,fuse-kernels"
-#define TO_LOOP   TO_BITS ",lower-to-loop,plan-memory"
+#define TO_FROZEN   "freeze"
+#define FROM_FROZEN "fold-thresholds,prove-accumulators"
+#define FROM_QUANT  "decompose"
+#define FROM_PLANES "fuse-kernels"
+#define FROM_BITS   "lower-to-loop"
+#define FROM_LOOPS  "plan-memory"
+#define TO_QUANT    TO_FROZEN "," FROM_FROZEN
+#define TO_BITS     TO_QUANT "," FROM_QUANT "," FROM_PLANES
+#define TO_LOOP     TO_BITS "," FROM_BITS "," FROM_LOOPS
 
 const char *qnet_pipeline_to_frozen(void) {
   return TO_FROZEN;
@@ -141,6 +146,19 @@ static unsigned derive_facts(const qnet_module *m) {
   if (m->level == QNET_LEVEL_LOOP) facts |= LOOPS;
   if (m->level == QNET_LEVEL_LOOP && !c.allocations) facts |= MEMORY;
   return facts;
+}
+
+const char *qnet_pipeline_rest(const qnet_module *m) {
+  const unsigned facts = derive_facts(m);
+  switch (m->level) {
+  case QNET_LEVEL_NN: return TO_LOOP;
+  case QNET_LEVEL_QUANT:
+    return FROM_FROZEN "," FROM_QUANT "," FROM_PLANES "," FROM_BITS "," FROM_LOOPS;
+  case QNET_LEVEL_BITS:
+    return facts & KERNELS ? FROM_BITS "," FROM_LOOPS : FROM_PLANES "," FROM_BITS "," FROM_LOOPS;
+  case QNET_LEVEL_LOOP: return facts & MEMORY ? "" : FROM_LOOPS;
+  }
+  return "";
 }
 
 static const char *fact_name(unsigned fact) {

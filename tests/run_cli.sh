@@ -101,6 +101,8 @@ check opt-print sh -c "$qnetc opt '$net' --passes=batch{n=2} --print-ir-after-al
 for level in quant bits loop; do
   check opt-$level sh -c "$qnetc opt '$net' --weights=w2.safetensors --to=$level | $qnetc opt - --elide-blobs |
     grep -q 'module @fashion $level'"
+  check compile-$level sh -c "$qnetc opt '$net' --weights=w2.safetensors --to=$level --target=native -o level.qir &&
+    $qnetc level.qir -o level.o && cmp one.o level.o"
 done
 check opt-help sh -c "$qnetc opt --help-passes | grep -q decompose && $qnetc opt --help-ops | grep -q bits.conv2d"
 

@@ -150,6 +150,27 @@ static void test_the_table(void **state) {
   }
 }
 
+/* From every level of the standard pipeline the rest of it leads to planned loops. */
+static void test_the_rest(void **state) {
+  (void)state;
+  const qnet_level levels[] = {QNET_LEVEL_NN, QNET_LEVEL_QUANT, QNET_LEVEL_BITS, QNET_LEVEL_LOOP};
+  const char *const ways[] = {"", "freeze", "freeze,decompose", NULL};
+  for (size_t i = 0; i < sizeof levels / sizeof levels[0]; i++)
+    for (int standard = 0; standard < 2; standard++) {
+      qnet_module *m = qnet_random_net(NET_SEED);
+      const char *text = standard || !ways[i] ? qnet_pipeline_to(levels[i]) : ways[i];
+      char *output;
+      assert_int_equal(run(m, text, (qnet_pipeline_options){0}, &output), QNET_OK);
+      free(output);
+      assert_int_equal(m->level, levels[i]);
+      assert_int_equal(run(m, qnet_pipeline_rest(m), (qnet_pipeline_options){0}, &output), QNET_OK);
+      free(output);
+      assert_int_equal(m->level, QNET_LEVEL_LOOP);
+      assert_string_equal(qnet_pipeline_rest(m), "");
+      qnet_module_destroy(m);
+    }
+}
+
 static void test_option_values(void **state) {
   (void)state;
   const qnet_pass_context c = {.options = "nn=7,n=12,mode=fast,rate=0.5"};
@@ -169,6 +190,7 @@ int main(void) {
       cmocka_unit_test(test_printing_and_timing),
       cmocka_unit_test(test_facts_come_from_the_module),
       cmocka_unit_test(test_the_table),
+      cmocka_unit_test(test_the_rest),
       cmocka_unit_test(test_option_values),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
