@@ -27,7 +27,7 @@ static const qnet_machine neon = {
     .f32_lanes = 4,
     .registers = 32,
     .count = QNET_COUNT_PAIR,
-    .tile = {{1, 1, 8, 3}, {1, 2, 6, 2}, {2, 1, 6, 2}, {2, 2, 3, 2}, {3, 3, 2, 1}},
+    .tile = {{1, 1, 8, 2}, {1, 2, 4, 2}, {2, 1, 4, 2}, {2, 2, 2, 2}, {3, 3, 2, 1}},
 };
 static const qnet_machine scalar = {
     .name = "AArch64 without NEON",

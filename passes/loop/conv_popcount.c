@@ -261,27 +261,22 @@ static void add_eight(qnet_lb *lb, qnet_value *const *x, qnet_value **state) {
   state[3] = add_count(lb, state[3], carry_save(lb, &state[2], fours[0], fours[1]), 3);
 }
 
+/* acc: the state of the one pair of a tile of one vector. */
 static void carry_save_steps(const qnet_reduction *r, const qnet_step *step, int count,
                              qnet_value **acc) {
-  const chunk *c = r->data;
   qnet_lb *lb = r->n->lb;
-  const int vectors = r->at->vectors;
-  qnet_value *weight[CSA_WORDS * 4], *x[CSA_WORDS]; /* one pair, at most 4 vectors */
-  for (int s = 0; s < count; s++)
-    load_weights(r, &step[s], &weight[s * vectors]);
-  for (int m = 0; m < r->at->pixels; m++)
-    for (int v = 0; v < vectors; v++) {
-      qnet_value **state = &acc[accumulator(c, vectors, m, 0, 0, v) * CSA_STATE];
-      for (int s = 0; s < count; s++)
-        x[s] = qnet_lb_binary(lb, QNET_OP_LOOP_AND, load_activation(r, &step[s], m, 0),
-                              weight[s * vectors + v]);
-      if (count == CSA_WORDS) {
-        add_eight(lb, x, state);
-        continue;
-      }
-      for (int s = 0; s < count; s++)
-        state[3] = add_count(lb, state[3], x[s], 0);
-    }
+  qnet_value *weight, *x[CSA_WORDS];
+  for (int s = 0; s < count; s++) {
+    load_weights(r, &step[s], &weight);
+    x[s] = qnet_lb_binary(lb, QNET_OP_LOOP_AND, load_activation(r, &step[s], 0, 0), weight);
+  }
+  if (count == 1) {
+    acc[3] = add_count(lb, acc[3], x[0], 0);
+    return;
+  }
+  for (int s = count; s < CSA_WORDS; s++) /* LLVM folds the zeros: what is left is a smaller tree */
+    x[s] = qnet_lb_int(lb, r->wide, 0);
+  add_eight(lb, x, acc);
 }
 
 /* ---- one chunk of planes --------------------------------------------------------------------- */
@@ -456,12 +451,12 @@ static void choose_chunks(const qnet_nest *n, popcount *p) {
     p->chunk_a--;
 }
 
-/* Carry-save adders keep their state of one pair in registers: a tile of one pixel. */
+/* Carry-save adders keep the state of one pair, a group of products and the constants of the count
+ * in registers: a tile of one vector. */
 static void choose_tile(qnet_nest *n, const popcount *p) {
   qnet_nest_fit_tile(n, n->lw->machine, p->weight_planes, p->activation_planes);
   if (n->lw->machine->count != QNET_COUNT_CSA8) return;
-  n->pixels = 1;
-  if (n->vectors > 4) n->vectors = 4;
+  n->pixels = n->vectors = 1;
 }
 
 qnet_status qnet_lower_conv_popcount(qnet_lower *lw, const qnet_op *kernel) {

@@ -48,7 +48,7 @@ static qnet_step advance(qnet_lb *lb, const qnet_step *s, qnet_value *by) {
 
 /* Steps in an unrolled loop body. Few registers: more would only spill. */
 static int64_t most_unrolled(const qnet_reduction *r) {
-  const int64_t products = 3 * r->n->lw->machine->registers / 2;
+  const int64_t products = r->n->lw->machine->registers;
   return products / (r->products ? r->products : 1);
 }
 
