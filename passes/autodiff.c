@@ -334,6 +334,10 @@ static qnet_status check_eval(const qnet_module *m, const qnet_pass_context *c,
       yield->operand_count != 1 || yield->operand[0]->type->rank != 2)
     return qnet_error(c->diag, eval->loc,
                       "autodiff: @eval must take one image and yield one tensor<NxCLASSESxf32>");
+  const qnet_type *image = eval->body->arg[0].type, *logits = yield->operand[0]->type;
+  if (image->rank < 1 || image->dim[0] != logits->dim[0])
+    return qnet_error(c->diag, yield->loc,
+                      "autodiff: @eval must yield a row for each image of its argument");
   return QNET_OK;
 }
 
