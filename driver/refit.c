@@ -136,9 +136,10 @@ static qnet_status expose_inputs(calibration *c, const qnet_module *m) {
 
 static qnet_status open_calibration(calibration *c, const qnet_module *m, const char *data) {
   qnet_diag *d = c->session->diag;
-  QNET_TRY(qnet_dataset_load(c->session->allocator, data, QNET_SPLIT_TRAIN, &c->set, d));
   QNET_TRY(expose_inputs(c, m));
   const qnet_type *in = qnet_symbol_find(c->f32, "eval")->body->arg[0].type;
+  const qnet_dataset_request request = {data, QNET_SPLIT_TRAIN, in->dim[1], in->dim[2], in->dim[3]};
+  QNET_TRY(qnet_dataset_load(c->session->allocator, &request, &c->set, d));
   if (in->dtype != QNET_U8 || in->dim[1] != c->set.height || in->dim[2] != c->set.width ||
       in->dim[3] != c->set.channels || c->set.count < CALIBRATION_BATCH * CALIBRATION_BATCHES)
     return qnet_error_in(d, data, "does not fit the network's input, or has fewer than %d images",
@@ -156,12 +157,21 @@ static void close_calibration(calibration *c) {
   qnet_dataset_free(&c->set);
 }
 
+static qnet_status load_calibration_batch(const calibration *c, int batch, uint8_t *images) {
+  uint32_t index[CALIBRATION_BATCH];
+  int32_t labels[CALIBRATION_BATCH];
+  for (int i = 0; i < CALIBRATION_BATCH; i++)
+    index[i] = (uint32_t)(batch * CALIBRATION_BATCH + i);
+  return qnet_dataset_batch(&c->set, index, CALIBRATION_BATCH, NULL, 0, 0, images, labels,
+                            c->session->diag);
+}
+
 /* An even part of each result of each batch goes to samples[result]. */
 static qnet_status run_calibration(calibration *c, int results, float *const *samples) {
   qnet_blob *in = qnet_plan_argument(c->plan, 0);
   const int64_t part = SAMPLES / CALIBRATION_BATCHES;
   for (int b = 0; b < CALIBRATION_BATCHES; b++) {
-    memcpy(in->data, c->set.images + (size_t)b * in->bytes, in->bytes);
+    QNET_TRY(load_calibration_batch(c, b, in->data));
     QNET_TRY(qnet_plan_run(c->plan, c->session->diag));
     for (int r = 0; r < results; r++) {
       const qnet_blob *x = qnet_plan_result(c->plan, r);

@@ -1,7 +1,7 @@
 /* qnetc eval: counts correct predictions of any engine on a data set. */
 #include "driver/model.h"
 #include "driver/predictor.h"
-#include "runtime/dataset.h"
+#include "runtime/loader.h"
 #include "support/file.h"
 #include "support/parallel.h"
 #include "support/progress.h"
@@ -38,23 +38,36 @@ static qnet_status check_shapes(const evaluation *e) {
   return QNET_OK;
 }
 
+static void count_correct(evaluation *e, const float *logits, const qnet_batch *batch) {
+  for (int64_t i = 0; i < batch->count; i++)
+    e->correct += qnet_argmax(logits + i * e->classes, e->classes) == batch->labels[i];
+}
+
+static qnet_status predict_batches(evaluation *e, qnet_loader *loader, qnet_progress *bar) {
+  for (int64_t at = 0;;) {
+    qnet_batch batch;
+    float *const logits = e->logits + at * e->classes;
+    QNET_TRY(qnet_loader_next(loader, &batch, e->session->diag));
+    if (batch.count == 0) return QNET_OK;
+    QNET_TRY(
+        qnet_predictor_logits(e->predictor, batch.images, batch.count, logits, e->session->diag));
+    count_correct(e, logits, &batch);
+    at += batch.count;
+    qnet_progress_update(bar, (size_t)at, NULL);
+  }
+}
+
 static qnet_status predict_all(evaluation *e) {
-  const int64_t pixels = e->set.height * e->set.width * e->set.channels;
-  const int64_t chunk = 100;
+  const qnet_loader_plan plan = {.set = &e->set, .count = e->count, .batch = 100};
+  qnet_loader *loader;
+  QNET_TRY(qnet_loader_open(&plan, &loader, e->session->diag));
   qnet_progress bar;
   qnet_progress_begin(&bar, stderr, "images", (size_t)e->count);
   const double begin = qnet_seconds();
-  qnet_status status = QNET_OK;
-  for (int64_t i = 0; i < e->count && status == QNET_OK; i += chunk) {
-    const int64_t n = e->count - i < chunk ? e->count - i : chunk;
-    status = qnet_predictor_logits(e->predictor, e->set.images + i * pixels, n,
-                                   e->logits + i * e->classes, e->session->diag);
-    qnet_progress_update(&bar, (size_t)(i + n), NULL);
-  }
+  const qnet_status status = predict_batches(e, loader, &bar);
   qnet_progress_end(&bar);
   e->seconds = qnet_seconds() - begin;
-  for (int64_t i = 0; i < e->count; i++)
-    e->correct += qnet_argmax(e->logits + i * e->classes, e->classes) == e->set.labels[i];
+  qnet_loader_close(loader);
   return status;
 }
 
@@ -108,7 +121,10 @@ static qnet_status evaluate(evaluation *e) {
   const qnet_options *o = &e->session->options;
   qnet_diag *d = e->session->diag;
   e->classes = qnet_predictor_classes(e->predictor);
-  QNET_TRY(qnet_dataset_load(e->session->allocator, o->data, QNET_SPLIT_TEST, &e->set, d));
+  const qnet_type *const in = qnet_predictor_input(e->predictor);
+  const qnet_dataset_request request = {o->data, QNET_SPLIT_TEST, in->dim[1], in->dim[2],
+                                        in->dim[3]};
+  QNET_TRY(qnet_dataset_load(e->session->allocator, &request, &e->set, d));
   QNET_TRY(check_shapes(e));
   e->count = e->set.count;
   if (o->limit != QNET_UNSET && o->limit > 0 && o->limit < e->count) e->count = o->limit;

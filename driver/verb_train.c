@@ -113,10 +113,13 @@ static qnet_status train(qnet_session *s, qnet_program *p, const data_pair *data
 }
 
 static qnet_status load_data(qnet_session *s, const qnet_program *p, data_pair *data) {
-  const qnet_allocator *a = s->allocator;
-  QNET_TRY(qnet_dataset_load(a, s->options.data, QNET_SPLIT_TRAIN, &data->train, s->diag));
+  const qnet_type *in = qnet_symbol_find(p->module, "eval")->body->arg[0].type;
+  qnet_dataset_request request = {s->options.data, QNET_SPLIT_TRAIN, in->dim[1], in->dim[2],
+                                  in->dim[3]};
+  QNET_TRY(qnet_dataset_load(s->allocator, &request, &data->train, s->diag));
   QNET_TRY(check_images(s, p, &data->train));
-  QNET_TRY(qnet_dataset_load(a, s->options.data, QNET_SPLIT_TEST, &data->test, s->diag));
+  request.split = QNET_SPLIT_TEST;
+  QNET_TRY(qnet_dataset_load(s->allocator, &request, &data->test, s->diag));
   return check_images(s, p, &data->test);
 }
 

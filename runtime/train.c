@@ -4,6 +4,7 @@
  * Every epoch ends with an exact evaluation, one line in the log and a saved file, so that a run
  * that is killed leaves the weights of its last whole epoch. */
 #include "runtime/train.h"
+#include "runtime/loader.h"
 #include "support/progress.h"
 
 #include <inttypes.h>
@@ -15,10 +16,7 @@ typedef struct run {
   const qnet_dataset *train, *test;
   qnet_diag *diag;
   int64_t images, steps; /* images in use; whole batches of them */
-  size_t batch_bytes;
   uint32_t *order;
-  uint8_t *batch_images;
-  int32_t *batch_labels;
   double started, stepping; /* when the run began; seconds in training steps */
 } run;
 
@@ -64,19 +62,13 @@ static qnet_status check_run(run *r) {
 
 static qnet_status allocate_run(run *r) {
   const qnet_allocator *a = r->train->allocator;
-  const size_t batch = (size_t)r->engine->batch;
-  r->batch_bytes = batch * (size_t)(r->train->height * r->train->width * r->train->channels);
   r->order = qnet_alloc_array(a, (size_t)r->images, sizeof *r->order);
-  r->batch_images = qnet_alloc(a, r->batch_bytes);
-  r->batch_labels = qnet_alloc_array(a, batch, sizeof *r->batch_labels);
-  return r->order && r->batch_images && r->batch_labels ? QNET_OK : qnet_out_of_memory(r->diag);
+  return r->order ? QNET_OK : qnet_out_of_memory(r->diag);
 }
 
 static void free_run(run *r) {
   const qnet_allocator *a = r->train->allocator;
   qnet_free(a, r->order, (size_t)r->images * sizeof *r->order);
-  qnet_free(a, r->batch_images, r->batch_bytes);
-  qnet_free(a, r->batch_labels, (size_t)r->engine->batch * sizeof *r->batch_labels);
 }
 
 /* ---- one epoch ----------------------------------------------------------------------------- */
@@ -88,17 +80,16 @@ static qnet_status not_finite(const run *r, const epoch_sums *sums, double loss,
   return QNET_ERROR;
 }
 
-static qnet_status run_step(run *r, epoch_sums *sums) {
+static qnet_status run_step(run *r, qnet_loader *loader, epoch_sums *sums) {
   const qnet_train_options *const o = r->options;
-  const int64_t batch = r->engine->batch;
   const double lr = qnet_train_lr(o, sums->number * r->steps + sums->steps, r->steps);
-  qnet_dataset_batch(r->train, r->order + sums->seen, (size_t)batch, &o->augment, o->seed,
-                     (uint64_t)sums->number, r->batch_images, r->batch_labels);
+  qnet_batch batch;
+  QNET_TRY(qnet_loader_next(loader, &batch, r->diag));
   qnet_step_result result = {0, 0};
-  QNET_TRY(r->engine->step(r->engine->ctx, r->batch_images, r->batch_labels, lr, &result, r->diag));
+  QNET_TRY(r->engine->step(r->engine->ctx, batch.images, batch.labels, lr, &result, r->diag));
   if (!isfinite(result.loss)) return not_finite(r, sums, result.loss, lr);
   sums->steps++;
-  sums->seen += batch;
+  sums->seen += batch.count;
   sums->correct += result.correct;
   sums->loss += result.loss;
   return QNET_OK;
@@ -118,6 +109,20 @@ static void show_progress(const run *r, const epoch_sums *sums, qnet_progress *p
                        extra);
 }
 
+/* The batches of the epoch: a new order, and a loader that goes through it. */
+static qnet_status open_loader(const run *r, int epoch, qnet_loader **loader) {
+  const qnet_train_options *const o = r->options;
+  qnet_dataset_shuffle(r->order, (size_t)r->images, o->seed, (uint64_t)epoch);
+  const qnet_loader_plan plan = {.set = r->train,
+                                 .order = r->order,
+                                 .count = r->steps * r->engine->batch,
+                                 .batch = r->engine->batch,
+                                 .augment = &o->augment,
+                                 .seed = o->seed,
+                                 .epoch = (uint64_t)epoch};
+  return qnet_loader_open(&plan, loader, r->diag);
+}
+
 /* All steps of the epoch. The bar runs over the whole training, so that its time left does too. */
 static qnet_status run_steps(run *r, epoch_sums *sums) {
   const double before = qnet_seconds();
@@ -125,12 +130,13 @@ static qnet_status run_steps(run *r, epoch_sums *sums) {
   qnet_progress_begin(&progress, r->options->log, "images",
                       (size_t)(r->options->epochs * r->steps * r->engine->batch));
   progress.started = r->started;
-  qnet_dataset_shuffle(r->order, (size_t)r->images, r->options->seed, (uint64_t)sums->number);
-  qnet_status status = QNET_OK;
+  qnet_loader *loader;
+  qnet_status status = open_loader(r, sums->number, &loader);
   while (sums->steps < r->steps && status == QNET_OK) {
-    status = run_step(r, sums);
+    status = run_step(r, loader, sums);
     if (status == QNET_OK) show_progress(r, sums, &progress);
   }
+  qnet_loader_close(loader);
   qnet_progress_end(&progress);
   r->stepping += qnet_seconds() - before;
   return status;

@@ -69,8 +69,13 @@ static void write_set(bool packed) {
               labels);
 }
 
+static qnet_status load_named(const char *name, qnet_split split, qnet_dataset *set, qnet_diag *d) {
+  const qnet_dataset_request request = {.name = name, .split = split};
+  return qnet_dataset_load(qnet_allocator_system(), &request, set, d);
+}
+
 static qnet_status load(qnet_dataset *set, qnet_diag *d) {
-  return qnet_dataset_load(qnet_allocator_system(), directory, QNET_SPLIT_TRAIN, set, d);
+  return load_named(directory, QNET_SPLIT_TRAIN, set, d);
 }
 
 static void loads_plain_and_packed(void **state) {
@@ -85,12 +90,14 @@ static void loads_plain_and_packed(void **state) {
     assert_int_equal(set.width, WIDTH);
     assert_int_equal(set.channels, 1);
     assert_int_equal(set.classes, 4);
-    assert_int_equal(set.images[COUNT * PIXELS - 1], COUNT * PIXELS);
+    qnet_item item;
+    assert_int_equal(set.load(&set, COUNT - 1, &item, NULL), QNET_OK);
+    assert_int_equal(item.height * item.width, PIXELS);
+    assert_int_equal(item.pixels[PIXELS - 1], COUNT * PIXELS);
+    qnet_item_release(&item);
     assert_int_equal(set.labels[5], 1);
     qnet_dataset_free(&set);
-    assert_int_equal(
-        qnet_dataset_load(qnet_allocator_system(), directory, QNET_SPLIT_TEST, &set, NULL),
-        QNET_ERROR); /* there is no t10k-* */
+    assert_int_equal(load_named(directory, QNET_SPLIT_TEST, &set, NULL), QNET_ERROR);
   }
 }
 
@@ -109,7 +116,7 @@ static void expect_refusal(const char *why) {
   qnet_diag *d = qnet_diag_create(qnet_allocator_system());
   qnet_dataset set;
   assert_int_not_equal(load(&set, d), QNET_OK);
-  assert_null(set.images);
+  assert_null(set.content);
   char text[1024] = "";
   FILE *out = fmemopen(text, sizeof text, "w");
   qnet_diag_print(d, out, false);
@@ -122,6 +129,8 @@ static void expect_refusal(const char *why) {
 static void refuses_what_does_not_fit(void **state) {
   (void)state;
   uint8_t bytes[200];
+  expect_refusal("holds no data set that qnetc knows");
+  write_bytes("t10k-images-idx3-ubyte", false, "", 0);
   expect_refusal("holds no train-images-idx3-ubyte");
   write_set(false);
   const size_t labels = labels_file(bytes, COUNT - 1);
@@ -191,7 +200,8 @@ static void lack_of_memory(void **state) {
   do {
     qnet_failing_allocator_init(&m, ++n, 0);
     qnet_dataset set;
-    const qnet_status status = qnet_dataset_load(&m.base, directory, QNET_SPLIT_TRAIN, &set, NULL);
+    const qnet_dataset_request request = {.name = directory};
+    const qnet_status status = qnet_dataset_load(&m.base, &request, &set, NULL);
     assert_int_equal(status, m.failed ? QNET_NO_MEMORY : QNET_OK);
     qnet_dataset_free(&set);
     assert_int_equal(m.live_bytes, 0);
@@ -203,9 +213,7 @@ static void unknown_names_are_explained(void **state) {
   (void)state;
   qnet_diag *d = qnet_diag_create(qnet_allocator_system());
   qnet_dataset set;
-  assert_int_equal(
-      qnet_dataset_load(qnet_allocator_system(), "fashon-mnist", QNET_SPLIT_TEST, &set, d),
-      QNET_ERROR);
+  assert_int_equal(load_named("fashon-mnist", QNET_SPLIT_TEST, &set, d), QNET_ERROR);
   char text[1024] = "";
   FILE *out = fmemopen(text, sizeof text, "w");
   qnet_diag_print(d, out, false);
@@ -224,17 +232,14 @@ static void environment_names_the_place(void **state) {
   assert_int_equal(symlink(path, link_path), 0);
   assert_int_equal(setenv("QNET_DATA", directory, 1), 0);
   qnet_dataset set;
-  assert_int_equal(
-      qnet_dataset_load(qnet_allocator_system(), "mnist", QNET_SPLIT_TRAIN, &set, NULL), QNET_OK);
+  assert_int_equal(load_named("mnist", QNET_SPLIT_TRAIN, &set, NULL), QNET_OK);
   assert_int_equal(set.classes, 10);
   qnet_dataset_free(&set);
   uint8_t bytes[200];
   const size_t size = labels_file(bytes, COUNT);
   bytes[size - 1] = 10;
   write_bytes("train-labels-idx1-ubyte", false, bytes, size);
-  assert_int_equal(
-      qnet_dataset_load(qnet_allocator_system(), "mnist", QNET_SPLIT_TRAIN, &set, NULL),
-      QNET_ERROR);
+  assert_int_equal(load_named("mnist", QNET_SPLIT_TRAIN, &set, NULL), QNET_ERROR);
   unsetenv("QNET_DATA");
 }
 
@@ -273,17 +278,20 @@ static bool is_placed(const uint8_t *in, const uint8_t *out, int down, int right
 
 static void augmentation_moves_and_mirrors(void **state) {
   (void)state;
-  uint8_t image[PIXELS], label = 3, out[PIXELS], again[PIXELS];
+  uint8_t image[PIXELS], out[PIXELS], again[PIXELS];
+  int32_t label = 3;
   for (int i = 0; i < PIXELS; i++)
     image[i] = (uint8_t)(i + 1);
-  const qnet_dataset set = {NULL, 1, HEIGHT, WIDTH, 1, 4, image, &label};
+  const qnet_dataset shape = {
+      .count = 1, .classes = 4, .height = HEIGHT, .width = WIDTH, .channels = 1};
+  const qnet_dataset set = qnet_dataset_view(&shape, image, &label);
   const qnet_augment augment = {1, true};
   const uint32_t index = 0;
   int32_t got;
   int count[2][3][3] = {{{0}}};
   for (uint64_t epoch = 0; epoch < 900; epoch++) {
-    qnet_dataset_batch(&set, &index, 1, &augment, 5, epoch, out, &got);
-    qnet_dataset_batch(&set, &index, 1, &augment, 5, epoch, again, &got);
+    qnet_dataset_batch(&set, &index, 1, &augment, 5, epoch, out, &got, NULL);
+    qnet_dataset_batch(&set, &index, 1, &augment, 5, epoch, again, &got, NULL);
     assert_memory_equal(out, again, sizeof out);
     assert_int_equal(got, 3);
     int matches = 0;
@@ -296,7 +304,7 @@ static void augmentation_moves_and_mirrors(void **state) {
   }
   for (int k = 0; k < 18; k++) /* 50 expected */
     assert_in_range(count[k / 9][k / 3 % 3][k % 3], 20, 90);
-  qnet_dataset_batch(&set, &index, 1, &(qnet_augment){0, false}, 5, 0, out, &got);
+  qnet_dataset_batch(&set, &index, 1, &(qnet_augment){0, false}, 5, 0, out, &got, NULL);
   assert_memory_equal(out, image, sizeof out);
 }
 
