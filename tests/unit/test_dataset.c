@@ -1,40 +1,15 @@
 /* Data sets: IDX plain and packed, damaged in every way, lack of memory, batches, shuffling. */
-#include "runtime/dataset.h"
-
 #include <setjmp.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
+#include <stdarg.h>
+#include <stddef.h>
 #include <zlib.h>
 
 #include <cmocka.h>
 
+#include "dataset_test.h"
+#include "temporary_directory.h"
+
 enum { COUNT = 6, HEIGHT = 3, WIDTH = 4, PIXELS = HEIGHT * WIDTH };
-
-static char directory[] = "/tmp/qnet-dataset-XXXXXX";
-
-static const char *in_directory(const char *name) {
-  static char path[256];
-  snprintf(path, sizeof path, "%s/%s", directory, name);
-  return path;
-}
-
-static int make_directory(void **state) {
-  (void)state;
-  return mkdtemp(directory) ? 0 : -1;
-}
-
-static int clear_directory(void **state) {
-  (void)state;
-  char command[300];
-  snprintf(command, sizeof command, "rm -rf '%s'/*", directory);
-  return system(command);
-}
-
-static int remove_directory(void **state) {
-  clear_directory(state);
-  return rmdir(directory);
-}
 
 static void write_bytes(const char *name, bool packed, const void *data, size_t size) {
   gzFile file = gzopen(in_directory(name), packed ? "wb" : "wbT");
@@ -69,13 +44,8 @@ static void write_set(bool packed) {
               labels);
 }
 
-static qnet_status load_named(const char *name, qnet_split split, qnet_dataset *set, qnet_diag *d) {
-  const qnet_dataset_request request = {.name = name, .split = split};
-  return qnet_dataset_load(qnet_allocator_system(), &request, set, d);
-}
-
 static qnet_status load(qnet_dataset *set, qnet_diag *d) {
-  return load_named(directory, QNET_SPLIT_TRAIN, set, d);
+  return load_set(directory, QNET_SPLIT_TRAIN, set, d);
 }
 
 static void loads_plain_and_packed(void **state) {
@@ -97,7 +67,7 @@ static void loads_plain_and_packed(void **state) {
     qnet_item_release(&item);
     assert_int_equal(set.labels[5], 1);
     qnet_dataset_free(&set);
-    assert_int_equal(load_named(directory, QNET_SPLIT_TEST, &set, NULL), QNET_ERROR);
+    assert_int_equal(load_set(directory, QNET_SPLIT_TEST, &set, NULL), QNET_ERROR);
   }
 }
 
@@ -111,44 +81,30 @@ static void classes_are_those_of_both_splits(void **state) {
   qnet_dataset_free(&set);
 }
 
-/* Each damage to the files must be refused with a diagnostic. */
-static void expect_refusal(const char *why) {
-  qnet_diag *d = qnet_diag_create(qnet_allocator_system());
-  qnet_dataset set;
-  assert_int_not_equal(load(&set, d), QNET_OK);
-  assert_null(set.content);
-  char text[1024] = "";
-  FILE *out = fmemopen(text, sizeof text, "w");
-  qnet_diag_print(d, out, false);
-  fclose(out);
-  qnet_diag_destroy(d);
-  if (!strstr(text, why)) print_error("expected '%s' in:\n%s", why, text);
-  assert_non_null(strstr(text, why));
-}
-
 static void refuses_what_does_not_fit(void **state) {
   (void)state;
   uint8_t bytes[200];
-  expect_refusal("holds no data set that qnetc knows");
+  expect_refusal(directory, QNET_SPLIT_TRAIN, "holds no data set that qnetc knows");
   write_bytes("t10k-images-idx3-ubyte", false, "", 0);
-  expect_refusal("holds no train-images-idx3-ubyte");
+  expect_refusal(directory, QNET_SPLIT_TRAIN, "holds no train-images-idx3-ubyte");
   write_set(false);
   const size_t labels = labels_file(bytes, COUNT - 1);
   write_bytes("train-labels-idx1-ubyte", false, bytes, labels);
-  expect_refusal("holds 5 labels for 6 images");
+  expect_refusal(directory, QNET_SPLIT_TRAIN, "holds 5 labels for 6 images");
   const size_t images = images_file(bytes);
   bytes[3] = 1;
   write_bytes("train-images-idx3-ubyte", false, bytes, images);
-  expect_refusal("not an IDX file of unsigned bytes with 3 dimensions");
+  expect_refusal(directory, QNET_SPLIT_TRAIN,
+                 "not an IDX file of unsigned bytes with 3 dimensions");
   images_file(bytes);
   write_bytes("train-images-idx3-ubyte", false, bytes, images + 1);
-  expect_refusal("more data than its header announces");
+  expect_refusal(directory, QNET_SPLIT_TRAIN, "more data than its header announces");
   memset(bytes + 4, 0xff, 12);
   write_bytes("train-images-idx3-ubyte", false, bytes, images);
-  expect_refusal("cannot hold so many");
+  expect_refusal(directory, QNET_SPLIT_TRAIN, "cannot hold so many");
   memset(bytes + 8, 0, 4);
   write_bytes("train-images-idx3-ubyte", false, bytes, images);
-  expect_refusal("dimension 1 is 0");
+  expect_refusal(directory, QNET_SPLIT_TRAIN, "dimension 1 is 0");
 }
 
 static void refuses_every_truncation(void **state) {
@@ -195,32 +151,13 @@ static void lack_of_memory(void **state) {
   (void)state;
   write_set(true);
   write_bytes("t10k-labels-idx1-ubyte", false, (uint8_t[]){0, 0, 8, 1, 0, 0, 0, 1, 6}, 9);
-  qnet_failing_allocator m;
-  uint64_t n = 0;
-  do {
-    qnet_failing_allocator_init(&m, ++n, 0);
-    qnet_dataset set;
-    const qnet_dataset_request request = {.name = directory};
-    const qnet_status status = qnet_dataset_load(&m.base, &request, &set, NULL);
-    assert_int_equal(status, m.failed ? QNET_NO_MEMORY : QNET_OK);
-    qnet_dataset_free(&set);
-    assert_int_equal(m.live_bytes, 0);
-  } while (m.failed);
-  assert_true(n > 3);
+  check_lack_of_memory(directory);
 }
 
 static void unknown_names_are_explained(void **state) {
   (void)state;
-  qnet_diag *d = qnet_diag_create(qnet_allocator_system());
-  qnet_dataset set;
-  assert_int_equal(load_named("fashon-mnist", QNET_SPLIT_TEST, &set, d), QNET_ERROR);
-  char text[1024] = "";
-  FILE *out = fmemopen(text, sizeof text, "w");
-  qnet_diag_print(d, out, false);
-  fclose(out);
-  qnet_diag_destroy(d);
-  assert_non_null(strstr(text, "did you mean 'fashion-mnist'?"));
-  assert_non_null(strstr(text, "dataset-fashion-mnist"));
+  expect_refusal("fashon-mnist", QNET_SPLIT_TEST, "did you mean 'fashion-mnist'?");
+  expect_refusal("fashon-mnist", QNET_SPLIT_TEST, "dataset-fashion-mnist");
 }
 
 static void environment_names_the_place(void **state) {
@@ -232,14 +169,14 @@ static void environment_names_the_place(void **state) {
   assert_int_equal(symlink(path, link_path), 0);
   assert_int_equal(setenv("QNET_DATA", directory, 1), 0);
   qnet_dataset set;
-  assert_int_equal(load_named("mnist", QNET_SPLIT_TRAIN, &set, NULL), QNET_OK);
+  assert_int_equal(load_set("mnist", QNET_SPLIT_TRAIN, &set, NULL), QNET_OK);
   assert_int_equal(set.classes, 10);
   qnet_dataset_free(&set);
   uint8_t bytes[200];
   const size_t size = labels_file(bytes, COUNT);
   bytes[size - 1] = 10;
   write_bytes("train-labels-idx1-ubyte", false, bytes, size);
-  assert_int_equal(load_named("mnist", QNET_SPLIT_TRAIN, &set, NULL), QNET_ERROR);
+  assert_int_equal(load_set("mnist", QNET_SPLIT_TRAIN, &set, NULL), QNET_ERROR);
   unsetenv("QNET_DATA");
 }
 
