@@ -115,6 +115,10 @@ check no-weights fails 1 "missing.safetensors" $qnetc eval "$net" --weights=miss
 check no-data fails 1 "fashion-mnist" $qnetc eval "$net" --weights=w2.safetensors --data=fashion-mnits
 check no-cifar10 fails 1 "run scripts/get-cifar10.sh" env -u QNET_DATA -u XDG_CACHE_HOME HOME="$scratch" \
   $qnetc train "$root/examples/resnet20.qnet" --data=cifar10 -o x.safetensors
+mkdir bin && printf '#!/bin/sh\nexit 1\n' >bin/npm && chmod +x bin/npm
+check no-network fails 1 "npm could not fetch" env PATH="$scratch/bin:$PATH" "$root/scripts/get-cifar10.sh" \
+  "$scratch"
+check no-network-no-data test ! -e cifar10
 check no-target fails 1 "aarch64" $qnetc "$net" --weights=w2.safetensors --target=arch64 -o x.o
 check bad-cpu fails 1 "cortex-a72" $qnetc "$net" --weights=w2.safetensors --target=aarch64 --mcpu=cortex-a7222 -o x.o
 check bad-suffix fails 1 ".so" $qnetc "$net" --weights=w2.safetensors -o x.exe
