@@ -55,7 +55,8 @@ static const verb_row verbs[] = {
      QNET_VERB_TRAIN},
     {"eval", "NET.qnet --weights=W --data=D", "count correct predictions on the test set",
      QNET_VERB_EVAL},
-    {"run", "NET.qnet IMAGE --weights=W", "classify one PNG, PGM, PPM or .npy", QNET_VERB_RUN},
+    {"run", "NET.qnet IMAGE --weights=W", "classify one PNG, JPEG, PGM, PPM or .npy",
+     QNET_VERB_RUN},
     {"opt", "[FILE.qnet|FILE.qir|-] --passes=...", "read a module of any level, run passes, print",
      QNET_VERB_OPT},
 };

@@ -99,10 +99,12 @@ static qnet_status decode(const qnet_image_source *s, int channels, qnet_blob **
   qnet_status status;
   if (begins_with(s, "\x89PNG\r\n\x1a\n", 8))
     status = qnet_png_decode(s, out);
+  else if (begins_with(s, "\xff\xd8\xff", 3))
+    status = qnet_jpeg_decode(s, out);
   else if (begins_with(s, "P5", 2) || begins_with(s, "P6", 2))
     status = qnet_pnm_decode(s, out);
   else
-    return qnet_error_in(s->diag, s->path, "neither PNG nor binary PGM, PPM nor .npy");
+    return qnet_error_in(s->diag, s->path, "neither PNG, JPEG, binary PGM or PPM, nor .npy");
   if (status == QNET_OK) status = convert(s, channels == 1 ? 1 : 3, out);
   return status;
 }

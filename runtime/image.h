@@ -1,4 +1,4 @@
-/* Single inputs for `qnetc run`: PNG, PGM/PPM (binary), .npy (u8 or f32, C order). */
+/* Image files: PNG, JPEG, PGM/PPM (binary), .npy (u8 or f32, C order). */
 #ifndef QNET_RUNTIME_IMAGE_H
 #define QNET_RUNTIME_IMAGE_H
 

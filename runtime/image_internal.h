@@ -17,6 +17,7 @@ enum { QNET_IMAGE_MAX_BYTES = 64 << 20 };
 
 /* u8 of H,W,C with C 1 or 3, as the file has it. */
 qnet_status qnet_png_decode(const qnet_image_source *s, qnet_blob **out);
+qnet_status qnet_jpeg_decode(const qnet_image_source *s, qnet_blob **out);
 qnet_status qnet_pnm_decode(const qnet_image_source *s, qnet_blob **out);
 /* u8 or f32 of the file's own shape. */
 qnet_status qnet_npy_decode(const qnet_image_source *s, qnet_blob **out);

@@ -4,7 +4,7 @@
 set -eu
 
 build="gcc libc6-dev cmake ninja-build pkg-config llvm-19-dev libffi-dev flex bison libdnnl-dev zlib1g-dev
-libpng-dev libjansson-dev librandom123-dev lld-19 dataset-fashion-mnist"
+libpng-dev libjpeg62-turbo-dev libjansson-dev librandom123-dev lld-19 dataset-fashion-mnist"
 cross="qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-riscv64-linux-gnu
 libc6-dev-riscv64-cross"
 tests="git llvm-19-tools libcmocka-dev clang clang-format"

@@ -1,14 +1,17 @@
-/* Images: PNG of every kind, PGM, PPM, .npy; every truncation and change of a byte; memory. */
+/* Images: PNG and JPEG of every kind, PGM, PPM, .npy; every truncation and change of a byte;
+ * memory. */
 #include "runtime/image.h"
 #include "support/file.h"
 
 #include <png.h>
 #include <setjmp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <jpeglib.h>
 
 enum { HEIGHT = 5, WIDTH = 7 };
 
@@ -106,6 +109,55 @@ static void png_of_few_bits(void **state) {
   assert_int_equal(sample(image, 1, 2, 0), 255);
   assert_int_equal(sample(image, 1, 4, 0), 255);
   qnet_blob_release(image);
+}
+
+/* A JPEG of about the samples of write_png; components 4: CMYK with 255 for no ink, no black. */
+static void write_jpeg(int components, bool progressive) {
+  struct jpeg_compress_struct jpeg;
+  struct jpeg_error_mgr errors;
+  FILE *file = fopen(path, "wb");
+  jpeg.err = jpeg_std_error(&errors);
+  jpeg_create_compress(&jpeg);
+  jpeg_stdio_dest(&jpeg, file);
+  jpeg.image_width = WIDTH;
+  jpeg.image_height = HEIGHT;
+  jpeg.input_components = components;
+  jpeg.in_color_space = components == 1 ? JCS_GRAYSCALE : components == 3 ? JCS_RGB : JCS_CMYK;
+  jpeg_set_defaults(&jpeg);
+  jpeg_set_quality(&jpeg, 100, TRUE);
+  for (int i = 0; i < components; i++)
+    jpeg.comp_info[i].h_samp_factor = jpeg.comp_info[i].v_samp_factor = 1;
+  if (progressive) jpeg_simple_progression(&jpeg);
+  jpeg_start_compress(&jpeg, TRUE);
+  for (int y = 0; y < HEIGHT; y++) {
+    uint8_t row[WIDTH * 4];
+    for (int i = 0; i < WIDTH * components; i++)
+      row[i] = (uint8_t)(i % components == 3 ? 255 : y * 40 + i / components * 5 + i % components);
+    JSAMPROW rows = row;
+    jpeg_write_scanlines(&jpeg, &rows, 1);
+  }
+  jpeg_finish_compress(&jpeg);
+  jpeg_destroy_compress(&jpeg);
+  fclose(file);
+}
+
+static void jpeg_of_every_kind(void **state) {
+  (void)state;
+  static const int components[] = {1, 3, 4};
+  for (int k = 0; k < 6; k++) {
+    write_jpeg(components[k / 2], k % 2);
+    for (int channels = 1; channels <= 3; channels += 2) {
+      qnet_blob *image = read_image(channels);
+      assert_int_equal(image->dim[0], HEIGHT);
+      assert_int_equal(image->dim[1], WIDTH);
+      for (int i = 0; i < HEIGHT * WIDTH * channels; i++) {
+        const int y = i / channels / WIDTH, x = i / channels % WIDTH;
+        assert_in_range(sample(image, y, x, i % channels) + 5, y * 40 + x * 5 + 2,
+                        y * 40 + x * 5 + 11);
+      }
+      qnet_blob_release(image);
+    }
+  }
 }
 
 static void write_text(const char *header, const void *data, size_t size) {
@@ -217,7 +269,10 @@ static void npy_errors(void **state) {
   }
 }
 
+enum { KINDS = 7 };
+
 static void write_sample_file(int kind) {
+  if (kind >= 4) write_jpeg(kind == 5 ? 1 : kind == 6 ? 4 : 3, kind == 4);
   if (kind == 0) write_png(PNG_COLOR_TYPE_RGB_ALPHA, 8, true);
   if (kind == 1) write_png(PNG_COLOR_TYPE_PALETTE, 8, false);
   if (kind == 2) write_text("P5 3 2 255\n", "abcdef", 6);
@@ -227,7 +282,7 @@ static void write_sample_file(int kind) {
 
 static void truncated_files_are_refused(void **state) {
   (void)state;
-  for (int kind = 0; kind < 4; kind++) {
+  for (int kind = 0; kind < KINDS; kind++) {
     write_sample_file(kind);
     assert_int_equal(read_status(), QNET_OK);
     FILE *file = fopen(path, "r+b");
@@ -242,7 +297,7 @@ static void truncated_files_are_refused(void **state) {
 
 static void changed_files_never_crash(void **state) {
   (void)state;
-  for (int kind = 0; kind < 4; kind++) {
+  for (int kind = 0; kind < KINDS; kind++) {
     write_sample_file(kind);
     FILE *file = fopen(path, "r+b");
     uint8_t bytes[2000];
@@ -262,7 +317,7 @@ static void changed_files_never_crash(void **state) {
 
 static void lack_of_memory(void **state) {
   (void)state;
-  for (int kind = 0; kind < 4; kind++) {
+  for (int kind = 0; kind < KINDS; kind++) {
     write_sample_file(kind);
     qnet_failing_allocator m;
     uint64_t n = 0;
@@ -281,6 +336,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(png_of_every_kind),
       cmocka_unit_test(png_of_few_bits),
+      cmocka_unit_test(jpeg_of_every_kind),
       cmocka_unit_test(pgm_and_ppm),
       cmocka_unit_test(npy_arrays),
       cmocka_unit_test(npy_errors),
