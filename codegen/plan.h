@@ -21,5 +21,8 @@ void qnet_plan_destroy(qnet_plan *p);
 qnet_blob *qnet_plan_argument(qnet_plan *p, int index);
 qnet_blob *qnet_plan_result(qnet_plan *p, int index);
 qnet_status qnet_plan_run(qnet_plan *p, qnet_diag *d);
+/* The instruction set that fast plans use on this machine ("avx2"): another one rounds sums in
+ * another order. */
+const char *qnet_plan_isa(void);
 
 #endif

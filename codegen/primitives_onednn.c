@@ -288,3 +288,25 @@ void qnet_primitive_destroy(qnet_primitive *p) {
   }
   if (p->primitive != NULL) dnnl_primitive_destroy(p->primitive);
 }
+
+/* ---- the machine ------------------------------------------------------------------------------*/
+
+const char *qnet_plan_isa(void) {
+  static const struct {
+    dnnl_cpu_isa_t isa;
+    const char *name;
+  } names[] = {
+      {dnnl_cpu_isa_sse41, "sse4.1"},
+      {dnnl_cpu_isa_avx, "avx"},
+      {dnnl_cpu_isa_avx2, "avx2"},
+      {dnnl_cpu_isa_avx2_vnni, "avx2-vnni"},
+      {dnnl_cpu_isa_avx512_core, "avx512"},
+      {dnnl_cpu_isa_avx512_core_vnni, "avx512-vnni"},
+      {dnnl_cpu_isa_avx512_core_bf16, "avx512-bf16"},
+      {dnnl_cpu_isa_avx512_core_amx, "avx512-amx"},
+  };
+  const dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    if (names[i].isa == isa) return names[i].name;
+  return "other";
+}

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { EXIT_USER = 1, EXIT_USAGE = 2, EXIT_INTERNAL = 3 };
+enum { EXIT_USER = 1, EXIT_USAGE = 2, EXIT_INTERNAL = 3, EXIT_STOPPED = 4 };
 
 static int print_version(void) {
   printf("qnetc %s\nLLVM %s\n", QNET_VERSION, QNET_LLVM_VERSION);
@@ -33,6 +33,7 @@ static qnet_status run_verb(qnet_session *s) {
 
 static int exit_code(qnet_status status) {
   if (status == QNET_OK) return 0;
+  if (status == QNET_STOPPED) return EXIT_STOPPED;
   return status == QNET_INTERNAL ? EXIT_INTERNAL : EXIT_USER;
 }
 
@@ -55,7 +56,7 @@ static int run(int argc, char **argv, qnet_diag *d) {
   if (s.options.remarks) qnet_diag_enable_remarks(d);
   if (usage == QNET_OK) {
     const qnet_status status = run_verb(&s);
-    if (status != QNET_OK && qnet_diag_error_count(d) == 0)
+    if (status != QNET_OK && status != QNET_STOPPED && qnet_diag_error_count(d) == 0)
       qnet_error_in(d, "qnetc", "internal error (status %d); please report this", (int)status);
     code = exit_code(status);
   }

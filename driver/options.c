@@ -221,5 +221,7 @@ void qnet_options_help(qnet_verb verb, FILE *out) {
   fprintf(out, "  %-28s %s\n", "--help", "this text");
   if (verb != QNET_VERB_COMPILE) return;
   fprintf(out, "  %-28s %s\n", "--version", "version, LLVM version, default target");
-  fprintf(out, "\nExit codes: 0 fine, 1 diagnosed error, 2 usage error, 3 internal error.\n");
+  fprintf(out,
+          "\nExit codes: 0 fine, 1 diagnosed error, 2 usage error, 3 internal error, 4 stopped by "
+          "Control-C\n(train: the run is saved; go on with --resume).\n");
 }

@@ -129,11 +129,52 @@ static qnet_status save(void *ctx, const char *path, qnet_diag *d) {
   return status;
 }
 
+/* ---- checkpoints: the state symbols of @step, and what is not in symbols ----------------------*/
+
+static const char step_counts[] = "run.quantizer_steps", phase[] = "run.frozen";
+
+static qnet_status store_counts(const qnet_trainer *t, qnet_tensor_file *f) {
+  const int64_t count = t->sites.count;
+  qnet_blob *b = qnet_blob_create(f->allocator, QNET_I64, 1, &count);
+  if (!b) return QNET_NO_MEMORY;
+  for (int i = 0; i < t->sites.count; i++)
+    ((int64_t *)b->data)[i] = t->sites.site[i].site.step;
+  const qnet_status status = qnet_tensor_file_set(f, step_counts, b);
+  qnet_blob_release(b);
+  return status;
+}
+
+static qnet_status store(void *ctx, qnet_tensor_file *f, qnet_diag *d) {
+  const qnet_trainer *t = ctx;
+  QNET_TRY(qnet_state_store(t->step, f, d));
+  if (store_counts(t, f) != QNET_OK) return qnet_out_of_memory(d);
+  if (qnet_tensor_file_set_meta(f, phase, t->frozen ? "1" : "0") != QNET_OK)
+    return qnet_out_of_memory(d);
+  return describe(t, f) == QNET_OK ? QNET_OK : qnet_out_of_memory(d);
+}
+
+static qnet_status restore(void *ctx, const qnet_tensor_file *f, const char *path, qnet_diag *d) {
+  qnet_trainer *t = ctx;
+  const qnet_blob *counts = qnet_tensor_file_find(f, step_counts);
+  const char *frozen = qnet_tensor_file_meta(f, phase);
+  if (!frozen || !counts || counts->dtype != QNET_I64 ||
+      qnet_blob_elements(counts) != t->sites.count)
+    return qnet_error_in(d, path, "the checkpoint does not fit the network's quantizers");
+  forget_predictor(t);
+  QNET_TRY(qnet_state_load(t->step, f, path, d));
+  for (int i = 0; i < t->sites.count; i++)
+    t->sites.site[i].site.step = ((const int64_t *)counts->data)[i];
+  t->frozen = strcmp(frozen, "1") == 0;
+  return QNET_OK;
+}
+
 qnet_engine qnet_trainer_engine(qnet_trainer *t) {
   return (qnet_engine){.ctx = t,
                        .batch = t->program->recipe.batch,
                        .step = run_step,
                        .enter_frozen_phase = enter_frozen_phase,
                        .predict = predict,
-                       .save = save};
+                       .save = save,
+                       .store = store,
+                       .restore = restore};
 }

@@ -1,17 +1,28 @@
-/* qnetc train: trains a network and its quantizers, saves weights and frozen tables. */
+/* qnetc train: trains a network and its quantizers, saves weights and frozen tables. Beside the
+ * weights file W.safetensors lie W.best.safetensors, W.metrics.jsonl and the checkpoints W.ckpt and
+ * W.ckpt.prev. */
 #include "driver/model.h"
 #include "driver/refit.h"
+#include "driver/run_fields.h"
+#include "driver/stop.h"
 #include "driver/trainer.h"
 #include "driver/weights.h"
 #include "passes/quantizer_state.h"
 #include "support/parallel.h"
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 typedef struct data_pair {
   qnet_dataset train, test;
 } data_pair;
+
+/* Names of the files beside the weights. */
+typedef struct file_names {
+  qnet_arena arena;
+  const char *best, *metrics, *checkpoint, *previous;
+} file_names;
 
 static qnet_status check_options(const qnet_session *s) {
   const qnet_options *o = &s->options;
@@ -67,7 +78,29 @@ static qnet_lr_schedule schedule_of(const qnet_recipe *r) {
   return QNET_LR_CONSTANT;
 }
 
-static qnet_train_options train_options(const qnet_session *s, const qnet_program *p) {
+static bool stop_requested(void *ctx) {
+  (void)ctx;
+  return qnet_stop_requested();
+}
+
+static qnet_status name_files(const qnet_session *s, file_names *f) {
+  static const char suffix[] = ".safetensors";
+  const char *output = s->options.output;
+  const size_t length = strlen(output), tail = sizeof suffix - 1;
+  const bool has = length > tail && strcmp(output + length - tail, suffix) == 0;
+  const int stem = (int)(has ? length - tail : length);
+  qnet_arena *a = &f->arena;
+  f->best = qnet_arena_printf(a, "%.*s.best%s", stem, output, suffix);
+  f->metrics = s->options.metrics ? s->options.metrics
+                                  : qnet_arena_printf(a, "%.*s.metrics.jsonl", stem, output);
+  f->checkpoint = qnet_arena_printf(a, "%.*s.ckpt", stem, output);
+  f->previous = qnet_arena_printf(a, "%.*s.ckpt.prev", stem, output);
+  return f->best && f->metrics && f->checkpoint && f->previous ? QNET_OK
+                                                               : qnet_out_of_memory(s->diag);
+}
+
+static qnet_train_options train_options(const qnet_session *s, const qnet_program *p,
+                                        const file_names *files) {
   const qnet_options *o = &s->options;
   const qnet_recipe *r = &p->recipe;
   qnet_train_options t = {.epochs = o->epochs != QNET_UNSET ? (int)o->epochs : r->epochs,
@@ -78,8 +111,16 @@ static qnet_train_options train_options(const qnet_session *s, const qnet_progra
                           .augment = {.crop_pad = r->crop_pad, .flip = r->flip},
                           .seed = o->seed != QNET_UNSET ? (uint64_t)o->seed : 1,
                           .limit = o->limit != QNET_UNSET ? o->limit : 0,
+                          .log = stderr,
                           .output = o->output,
-                          .log = stderr};
+                          .best = files->best,
+                          .metrics = files->metrics,
+                          .checkpoint = files->checkpoint,
+                          .previous_checkpoint = files->previous,
+                          .checkpoint_steps =
+                              o->checkpoint_steps != QNET_UNSET ? o->checkpoint_steps : 0,
+                          .resume = o->resume,
+                          .stop = stop_requested};
   for (int i = 0; i < r->steps; i++)
     t.step_epochs[i] = r->step_epochs[i];
   if (p->quant.quantizer)
@@ -98,18 +139,34 @@ static void print_report(const qnet_session *s, const qnet_train_report *r) {
            (long long)r->tested, 100.0 * (double)r->correct / (double)r->tested, r->seconds);
 }
 
-static qnet_status train(qnet_session *s, qnet_program *p, const data_pair *data) {
-  const qnet_train_options options = train_options(s, p);
-  QNET_TRY(initial_weights(s, p, options.seed));
+static qnet_status run(qnet_session *s, const qnet_program *p, const qnet_train_options *options,
+                       const data_pair *data) {
   qnet_trainer *t;
   QNET_TRY(qnet_trainer_create(s, p, &t));
   const qnet_engine engine = qnet_trainer_engine(t);
   qnet_train_report report = {0};
   const qnet_status status =
-      qnet_train(&engine, &options, &data->train, &data->test, &report, s->diag);
+      qnet_train(&engine, options, &data->train, &data->test, &report, s->diag);
   qnet_trainer_destroy(t);
   if (status == QNET_OK) print_report(s, &report);
+  if (status == QNET_STOPPED)
+    fprintf(stderr,
+            "stopped; the run is saved in %s. To go on, give the same command with "
+            "--resume\n",
+            options->checkpoint);
   return status;
+}
+
+static qnet_status train(qnet_session *s, qnet_program *p, const data_pair *data,
+                         const file_names *files) {
+  qnet_train_options options = train_options(s, p, files);
+  qnet_run_fields fields;
+  QNET_TRY(qnet_run_fields_begin(s, p, &fields));
+  QNET_TRY(initial_weights(s, p, options.seed));
+  QNET_TRY(qnet_run_fields_add(p, &options, &data->train, &data->test, &fields, s->diag));
+  options.field = fields.field;
+  options.field_count = fields.count;
+  return run(s, p, &options, data);
 }
 
 static qnet_status load_data(qnet_session *s, const qnet_program *p, data_pair *data) {
@@ -126,12 +183,17 @@ static qnet_status load_data(qnet_session *s, const qnet_program *p, data_pair *
 qnet_status qnet_verb_train(qnet_session *s) {
   qnet_program p;
   QNET_TRY(check_options(s));
+  qnet_stop_begin();
   if (s->options.threads != QNET_UNSET) qnet_parallel_set_threads((int)s->options.threads);
   QNET_TRY(qnet_session_program(s, &p));
   data_pair data = {0};
+  file_names files = {0};
+  qnet_arena_init(&files.arena, s->allocator);
   qnet_status status = qnet_model_quant_spec(s, &p);
+  if (status == QNET_OK) status = name_files(s, &files);
   if (status == QNET_OK) status = load_data(s, &p, &data);
-  if (status == QNET_OK) status = train(s, &p, &data);
+  if (status == QNET_OK) status = train(s, &p, &data, &files);
+  qnet_arena_clear(&files.arena);
   qnet_dataset_free(&data.train);
   qnet_dataset_free(&data.test);
   qnet_module_destroy(p.module);

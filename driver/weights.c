@@ -1,6 +1,7 @@
 /* State symbols and weights files. */
 #include "driver/weights.h"
 #include "driver/tables.h"
+#include "support/hash.h"
 #include "support/strbuf.h"
 #include <Random123/philox.h>
 #include <math.h>
@@ -138,14 +139,18 @@ static qnet_status shape_error(const qnet_module *m, const qnet_symbol *s, const
 
 /* ---- load ---------------------------------------------------------------------------------- */
 
-static qnet_status load_one(qnet_module *m, qnet_symbol *s, qnet_blob *b, const char *path,
-                            qnet_diag *d) {
-  if (!same_shape(b, s->type)) return shape_error(m, s, b, path, d);
-  QNET_TRY(make_blob(m, s, d));
+static void copy_in(qnet_symbol *s, const qnet_blob *b) {
   if (s->type->rank == 4)
     copy_conv(s->type, s->blob->data, b->data, false);
   else
     memcpy(s->blob->data, b->data, b->bytes);
+}
+
+static qnet_status load_one(qnet_module *m, qnet_symbol *s, const qnet_blob *b, const char *path,
+                            qnet_diag *d) {
+  if (!same_shape(b, s->type)) return shape_error(m, s, b, path, d);
+  QNET_TRY(make_blob(m, s, d));
+  copy_in(s, b);
   return QNET_OK;
 }
 
@@ -220,4 +225,36 @@ qnet_status qnet_weights_store(const qnet_module *m, qnet_tensor_file *f, qnet_d
   for (const qnet_symbol *s = m->first_symbol; s; s = s->next)
     if (is_stored(s) && store_one(m, s, f) != QNET_OK) return qnet_out_of_memory(d);
   return qnet_tables_store(m, f, d);
+}
+
+/* ---- checkpoints --------------------------------------------------------------------------- */
+
+qnet_status qnet_state_store(const qnet_module *m, qnet_tensor_file *f, qnet_diag *d) {
+  for (const qnet_symbol *s = m->first_symbol; s; s = s->next) {
+    if (s->kind != QNET_SYMBOL_STATE || !s->blob) continue;
+    if (store_one(m, s, f) != QNET_OK) return qnet_out_of_memory(d);
+  }
+  return QNET_OK;
+}
+
+qnet_status qnet_state_load(qnet_module *m, const qnet_tensor_file *f, const char *path,
+                            qnet_diag *d) {
+  for (qnet_symbol *s = m->first_symbol; s; s = s->next) {
+    if (s->kind != QNET_SYMBOL_STATE || !s->blob) continue;
+    const qnet_blob *b = qnet_tensor_file_find(f, s->name);
+    if (!b) return qnet_error_in(d, path, "tensor '%s' is missing", s->name);
+    if (!same_shape(b, s->type)) return shape_error(m, s, b, path, d);
+    copy_in(s, b);
+  }
+  return QNET_OK;
+}
+
+uint64_t qnet_state_hash(const qnet_module *m) {
+  uint64_t h = QNET_HASH_START;
+  for (const qnet_symbol *s = m->first_symbol; s; s = s->next) {
+    if (s->kind != QNET_SYMBOL_STATE || !s->blob) continue;
+    h = qnet_content_hash_text(h, s->name);
+    h = qnet_content_hash(h, s->blob->data, s->blob->bytes);
+  }
+  return h;
 }

@@ -19,6 +19,14 @@ qnet_status qnet_weights_load(qnet_module *m, const qnet_tensor_file *f, const c
 /* Adds the layers' states, quantizer parameters and frozen tables of a module to a file. */
 qnet_status qnet_weights_store(const qnet_module *m, qnet_tensor_file *f, qnet_diag *d);
 
+/* All state of a module, with what training adds (velocities, statistics), for checkpoints. Loading
+ * changes contents in place: other modules may share them. */
+qnet_status qnet_state_store(const qnet_module *m, qnet_tensor_file *f, qnet_diag *d);
+qnet_status qnet_state_load(qnet_module *m, const qnet_tensor_file *f, const char *path,
+                            qnet_diag *d);
+/* Of all state symbols' names and contents. */
+uint64_t qnet_state_hash(const qnet_module *m);
+
 /* Is this the name of a quantizer's symbol or tensor ("conv2.weight_quantizer.param")? */
 bool qnet_name_is_quantizer(const char *name);
 

@@ -215,7 +215,8 @@ static void write_content(qnet_file_writer *w, const qnet_strbuf *header,
   }
 }
 
-qnet_status qnet_tensor_file_write(const qnet_tensor_file *f, const char *path, qnet_diag *d) {
+qnet_status qnet_tensor_file_replace(const qnet_tensor_file *f, const char *path,
+                                     const char *previous, qnet_diag *d) {
   qnet_strbuf header;
   qnet_strbuf_init(&header, f->allocator);
   put_header(&header, f);
@@ -223,9 +224,14 @@ qnet_status qnet_tensor_file_write(const qnet_tensor_file *f, const char *path, 
   qnet_status status = header.failed ? qnet_out_of_memory(d) : QNET_OK;
   if (status == QNET_OK) status = qnet_file_writer_open(f->allocator, path, &w, d);
   if (status == QNET_OK) {
+    if (previous) qnet_file_writer_keep(w, previous);
     write_content(w, &header, f);
     status = qnet_file_writer_commit(w);
   }
   qnet_strbuf_free(&header);
   return status;
+}
+
+qnet_status qnet_tensor_file_write(const qnet_tensor_file *f, const char *path, qnet_diag *d) {
+  return qnet_tensor_file_replace(f, path, NULL, d);
 }

@@ -28,6 +28,9 @@ void qnet_tensor_file_free(qnet_tensor_file *f);
 qnet_status qnet_tensor_file_read(qnet_tensor_file *f, const char *path, qnet_diag *d);
 /* Deterministic bytes: entries and metadata in order of name. Atomic (support/file.h). */
 qnet_status qnet_tensor_file_write(const qnet_tensor_file *f, const char *path, qnet_diag *d);
+/* The same; the file that is replaced stays as `previous` (NULL: it does not). */
+qnet_status qnet_tensor_file_replace(const qnet_tensor_file *f, const char *path,
+                                     const char *previous, qnet_diag *d);
 
 qnet_blob *qnet_tensor_file_find(const qnet_tensor_file *f,
                                  const char *name); /* borrowed or NULL */

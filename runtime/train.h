@@ -4,6 +4,7 @@
 #define QNET_RUNTIME_TRAIN_H
 
 #include "runtime/dataset.h"
+#include "runtime/safetensors.h"
 #include <stdio.h>
 
 typedef struct qnet_step_result {
@@ -14,7 +15,7 @@ typedef struct qnet_step_result {
 typedef struct qnet_engine {
   void *ctx;
   int64_t batch; /* of step */
-  /* One training step on `batch` images. */
+  /* One training step on `batch` images. A loss that is not finite leaves the weights alone. */
   qnet_status (*step)(void *ctx, const uint8_t *images, const int32_t *labels, double lr,
                       qnet_step_result *out, qnet_diag *d);
   /* Enters the last phase: from now on the forward uses frozen tables (docs/numbers.md). */
@@ -24,9 +25,19 @@ typedef struct qnet_engine {
                          qnet_diag *d);
   /* Writes the weights file. */
   qnet_status (*save)(void *ctx, const char *path, qnet_diag *d);
+  /* Adds all that later steps depend on to a checkpoint; changes nothing. */
+  qnet_status (*store)(void *ctx, qnet_tensor_file *f, qnet_diag *d);
+  /* Takes it back; `path` is for messages. */
+  qnet_status (*restore)(void *ctx, const qnet_tensor_file *f, const char *path, qnet_diag *d);
 } qnet_engine;
 
 typedef enum { QNET_LR_COSINE, QNET_LR_STEP, QNET_LR_CONSTANT } qnet_lr_schedule;
+
+/* One property of a run that a run going on from its checkpoint must share. */
+typedef struct qnet_run_field {
+  const char *name; /* as messages call it: "seed" */
+  char value[112];
+} qnet_run_field;
 
 typedef struct qnet_train_options {
   int epochs;
@@ -37,21 +48,38 @@ typedef struct qnet_train_options {
   int step_epochs[16], steps;
   qnet_augment augment;
   uint64_t seed;
-  int64_t limit;      /* use only the first so many training images; 0 = all */
-  const char *output; /* weights file */
-  FILE *log;          /* plain lines and, on a terminal, the progress bar */
+  int64_t limit; /* use only the first so many training images; 0 = all */
+  FILE *log;     /* plain lines and, on a terminal, the progress bar */
+
+  /* Files; NULL = not written. */
+  const char *output;              /* weights of the last epoch */
+  const char *best;                /* weights of the epoch with most correct test images */
+  const char *metrics;             /* one JSON object a line, one line an epoch */
+  const char *checkpoint;          /* the newest; its predecessor is kept as */
+  const char *previous_checkpoint; /* this */
+  int64_t checkpoint_steps;        /* also every so many steps; 0 = after epochs only */
+  bool resume;                     /* go on from the checkpoint, if there is one */
+  const qnet_run_field *field;     /* what must be equal to resume */
+  int field_count;
+  /* Asked after every step; true ends the run with a checkpoint. NULL: never. */
+  bool (*stop)(void *ctx);
+  void *stop_ctx;
 } qnet_train_options;
 
 typedef struct qnet_train_report {
   int64_t correct, tested; /* of the last evaluation */
-  double loss;             /* mean of the last epoch */
+  int best_epoch;          /* from 1 */
+  int64_t best_correct;
+  double loss; /* mean of the last epoch */
   double seconds, images_per_second;
 } qnet_train_report;
 
 /* Learning rate at a step of an epoch (cosine falls to 0 at the very end). */
 double qnet_train_lr(const qnet_train_options *o, int64_t step, int64_t steps_per_epoch);
 
-/* Trains and saves after every epoch. A loss that is not finite stops the run with a diagnostic. */
+/* Trains, evaluates and saves after every epoch. A loss that is not finite stops the run with a
+ * diagnostic. QNET_STOPPED: options->stop ended it, and the checkpoint is written. With the same
+ * options a resumed run writes the same bytes into all files as one that was never interrupted. */
 qnet_status qnet_train(const qnet_engine *engine, const qnet_train_options *options,
                        const qnet_dataset *train, const qnet_dataset *test,
                        qnet_train_report *report, qnet_diag *d);

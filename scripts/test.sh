@@ -1,5 +1,5 @@
 #!/bin/sh
-# All tests: formatting, unit tests (release and sanitized), golden IR, command line, differential,
+# All tests: formatting, unit tests (release and sanitized), golden IR, command line, exact restart, differential,
 # cross targets under qemu. Prints one line a stage and the counts at the end.
 set -eu
 cd "$(dirname "$0")/.."
@@ -41,6 +41,7 @@ stage unit tests/run_unit.sh build
 stage golden tests/run_golden.sh tests/golden tests/cli
 stage differential build/bin/differential 300
 stage cli tests/run_cli.sh
+stage kill tests/run_kill.sh
 stage cross tests/run_cross.sh
 scripts/build.sh asan
 stage unit-asan tests/run_unit.sh build-asan

@@ -6,9 +6,11 @@
  * be a nasty surprise. A symbolic link stays one: the file that it names is replaced. */
 #include "support/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -100,6 +102,7 @@ struct qnet_file_writer {
   const char *name;   /* as the user wrote it */
   const char *target; /* after symbolic links; NULL: written directly */
   char *temporary;    /* NULL: written directly */
+  char *previous;     /* the name that the replaced file gets, or NULL */
   int fd;
   qnet_status status; /* of the first failure */
 };
@@ -209,17 +212,29 @@ static void writer_destroy(qnet_file_writer *w) {
   qnet_free(w->allocator, w, sizeof *w);
 }
 
+void qnet_file_writer_keep(qnet_file_writer *w, const char *previous) {
+  w->previous = qnet_arena_strdup(&w->arena, previous);
+  if (!w->previous && w->status == QNET_OK) w->status = qnet_out_of_memory(w->diag);
+}
+
+/* The new file is whole and on the disk: nothing is lost between the two renames. */
+static void replace_target(qnet_file_writer *w) {
+  if (w->previous && rename(w->target, w->previous) != 0 && errno != ENOENT) {
+    fail(w, "cannot keep the previous file");
+    return;
+  }
+  if (rename(w->temporary, w->target) != 0) {
+    fail(w, "cannot replace");
+    return;
+  }
+  w->temporary = NULL;
+  sync_directory(w);
+}
+
 qnet_status qnet_file_writer_commit(qnet_file_writer *w) {
   if (w->status == QNET_OK && w->temporary && fsync(w->fd) != 0) fail(w, "cannot write");
   close_file(w);
-  if (w->status == QNET_OK && w->temporary) {
-    if (rename(w->temporary, w->target) != 0) {
-      fail(w, "cannot replace");
-    } else {
-      w->temporary = NULL;
-      sync_directory(w);
-    }
-  }
+  if (w->status == QNET_OK && w->temporary) replace_target(w);
   const qnet_status status = w->status;
   writer_destroy(w);
   return status;
@@ -237,4 +252,29 @@ qnet_status qnet_file_write(const qnet_allocator *a, const char *path, const voi
   QNET_TRY(qnet_file_writer_open(a, path, &w, d));
   qnet_file_writer_write(w, data, size);
   return qnet_file_writer_commit(w);
+}
+
+/* ---- what killed processes left ---------------------------------------------------------------*/
+
+/* TARGET.tmp-PID-N of a process that is no more. */
+static bool is_stale(const char *path, size_t prefix) {
+  char *end = NULL;
+  const long pid = strtol(path + prefix, &end, 10);
+  return pid > 0 && *end == '-' && kill((pid_t)pid, 0) != 0 && errno == ESRCH;
+}
+
+void qnet_file_remove_stale(const char *path) {
+  char target[PATH_MAX], name[PATH_MAX + 8];
+  if (strlen(path) >= sizeof target) return;
+  if (!realpath(path, target)) memcpy(target, path, strlen(path) + 1);
+  char *slash = strrchr(target, '/');
+  snprintf(name, sizeof name, "%s.tmp-", slash ? slash + 1 : target);
+  if (slash) slash[1] = '\0';
+  DIR *d = opendir(slash ? target : ".");
+  if (!d) return;
+  const size_t prefix = strlen(name);
+  for (struct dirent *e; (e = readdir(d)) != NULL;)
+    if (strncmp(e->d_name, name, prefix) == 0 && is_stale(e->d_name, prefix))
+      unlinkat(dirfd(d), e->d_name, 0);
+  closedir(d);
 }

@@ -18,7 +18,13 @@ qnet_status qnet_file_writer_write(qnet_file_writer *w, const void *data, size_t
 /* Makes the content durable under its name, or removes the temporary file and reports why not.
  * The writer is gone either way. */
 qnet_status qnet_file_writer_commit(qnet_file_writer *w);
+/* The file that commit replaces stays under this name (of the same directory), instead of what was
+ * there. At every moment one of the two is whole. For regular files; others ignore it. */
+void qnet_file_writer_keep(qnet_file_writer *w, const char *previous);
 void qnet_file_writer_abort(qnet_file_writer *w); /* removes the temporary file; NULL is fine */
+
+/* Removes the temporary files that writers of `path` left behind when their process was killed. */
+void qnet_file_remove_stale(const char *path);
 
 /* All in one. "-" writes to standard output. */
 qnet_status qnet_file_write(const qnet_allocator *a, const char *path, const void *data,

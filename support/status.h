@@ -10,6 +10,7 @@ typedef enum {
   QNET_ERROR,     /* the user's input is wrong; a diagnostic says where and what to do */
   QNET_NO_MEMORY, /* an allocation failed; nothing is leaked, the context stays usable */
   QNET_IO,        /* the system refused a read or a write; a diagnostic names the file */
+  QNET_STOPPED,   /* the user ended the work early; what was done is saved */
   QNET_INTERNAL,  /* a broken invariant of ours */
 } qnet_status;
 

@@ -3,7 +3,7 @@ passed=0
 failed=0
 skipped=0
 root=$(cd "$(dirname "$0")/.." && pwd)
-qnetc="$root/build/bin/qnetc"
+qnetc="${QNET_BUILD:-$root/build}/bin/qnetc"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
@@ -37,6 +37,21 @@ fails() {
     echo "no '$fails_text' in the message"
     return 1
   }
+}
+
+# small_data DIR: IDX files with the first images of Fashion-MNIST (1280 to train, 200 to test).
+small_data() {
+  small_dims='\000\000\000\034\000\000\000\034'
+  mkdir "$1"
+  small_idx train-images-idx3-ubyte 3 1280 784 16 "$small_dims" >"$1/train-images-idx3-ubyte"
+  small_idx train-labels-idx1-ubyte 1 1280 1 8 '' >"$1/train-labels-idx1-ubyte"
+  small_idx t10k-images-idx3-ubyte 3 200 784 16 "$small_dims" | gzip >"$1/t10k-images-idx3-ubyte.gz"
+  small_idx t10k-labels-idx1-ubyte 1 200 1 8 '' >"$1/t10k-labels-idx1-ubyte"
+}
+octal() { printf '\\0%03o' "$1"; }
+small_idx() { # small_idx FILE MAGIC COUNT ITEM_BYTES HEADER_BYTES DIMS
+  printf '\000\000\010%b\000\000%b%b%b' "\\00$2" "$(octal $(($3 / 256)))" "$(octal $(($3 % 256)))" "$6"
+  zcat "/usr/share/datasets/fashion-mnist/$1.gz" | tail -c +$(($5 + 1)) | head -c $(($3 * $4))
 }
 
 finish() {

@@ -6,18 +6,7 @@ cd "$scratch" || exit 1
 net="$root/examples/fashion.qnet"
 source=/usr/share/datasets/fashion-mnist
 
-# A small data set in IDX form: the first images of Fashion-MNIST (1280 to train, 200 to test).
-octal() { printf '\\0%03o' "$1"; }
-idx() { # idx FILE MAGIC COUNT ITEM_BYTES HEADER_BYTES DIMS
-  printf '\000\000\010%b\000\000%b%b%b' "\\00$2" "$(octal $(($3 / 256)))" "$(octal $(($3 % 256)))" "$6"
-  zcat "$source/$1.gz" | tail -c +$(($5 + 1)) | head -c $(($3 * $4))
-}
-dims='\000\000\000\034\000\000\000\034'
-mkdir data
-idx train-images-idx3-ubyte 3 1280 784 16 "$dims" >data/train-images-idx3-ubyte
-idx train-labels-idx1-ubyte 1 1280 1 8 '' >data/train-labels-idx1-ubyte
-idx t10k-images-idx3-ubyte 3 200 784 16 "$dims" | gzip >data/t10k-images-idx3-ubyte.gz
-idx t10k-labels-idx1-ubyte 1 200 1 8 '' >data/t10k-labels-idx1-ubyte
+small_data data
 
 # ---- train, eval, run -------------------------------------------------------------------------
 check train-f32 $qnetc train "$net" --data=data --quantizer=none --epochs=2 --lr=0.02 -o f32.safetensors

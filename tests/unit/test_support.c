@@ -240,6 +240,43 @@ static void files_are_replaced_whole(void **state) {
   assert_int_equal(unlink(path), 0);
 }
 
+static void assert_content(const char *path, const char *expected) {
+  char *data;
+  size_t size;
+  assert_int_equal(qnet_file_read(qnet_allocator_system(), path, 100, &data, &size, NULL), QNET_OK);
+  assert_string_equal(data, expected);
+  qnet_free(qnet_allocator_system(), data, size + 1);
+}
+
+/* The replaced file stays under another name; what a killed writer left is removed, what a living
+ * one has is not. */
+static void files_keep_their_predecessor(void **state) {
+  (void)state;
+  const qnet_allocator *a = qnet_allocator_system();
+  char folder[] = "/tmp/qnet-keep-XXXXXX", path[40], previous[80], dead[80], alive[80];
+  assert_non_null(mkdtemp(folder));
+  snprintf(path, sizeof path, "%s/file", folder);
+  snprintf(previous, sizeof previous, "%s.prev", path);
+  for (int i = 0; i < 3; i++) {
+    qnet_file_writer *w;
+    assert_int_equal(qnet_file_writer_open(a, path, &w, NULL), QNET_OK);
+    qnet_file_writer_keep(w, previous);
+    assert_int_equal(qnet_file_writer_write(w, i == 0 ? "a" : i == 1 ? "b" : "c", 1), QNET_OK);
+    assert_int_equal(qnet_file_writer_commit(w), QNET_OK);
+    if (i == 0) assert_int_equal(access(previous, F_OK), -1);
+  }
+  assert_content(path, "c");
+  assert_content(previous, "b");
+  snprintf(dead, sizeof dead, "%s.tmp-99999999-0", path);
+  snprintf(alive, sizeof alive, "%s.tmp-%ld-0", path, (long)getpid());
+  assert_int_equal(qnet_file_write(a, dead, "x", 1, NULL), QNET_OK);
+  assert_int_equal(qnet_file_write(a, alive, "x", 1, NULL), QNET_OK);
+  qnet_file_remove_stale(path);
+  assert_int_equal(access(dead, F_OK), -1);
+  assert_int_equal(unlink(alive), 0);
+  assert_int_equal(unlink(path) | unlink(previous) | rmdir(folder), 0);
+}
+
 static void file_errors_are_reported(void **state) {
   (void)state;
   const qnet_allocator *a = qnet_allocator_system();
@@ -342,6 +379,7 @@ int main(void) {
       cmocka_unit_test(diagnostics_survive_lack_of_memory),
       cmocka_unit_test(nearest_word),
       cmocka_unit_test(files_are_replaced_whole),
+      cmocka_unit_test(files_keep_their_predecessor),
       cmocka_unit_test(file_errors_are_reported),
       cmocka_unit_test(links_stay_and_pipes_are_read),
       cmocka_unit_test(files_survive_lack_of_memory),

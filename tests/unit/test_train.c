@@ -78,7 +78,12 @@ static qnet_dataset make_set(const qnet_allocator *a, int64_t count) {
 
 static qnet_engine make_engine(fake *f) {
   *f = (fake){.frozen_at_step = -1, .labels_fit = true};
-  return (qnet_engine){f, BATCH, fake_step, fake_freeze, fake_predict, fake_save};
+  return (qnet_engine){.ctx = f,
+                       .batch = BATCH,
+                       .step = fake_step,
+                       .enter_frozen_phase = fake_freeze,
+                       .predict = fake_predict,
+                       .save = fake_save};
 }
 
 static void runs_whole_epochs(void **state) {

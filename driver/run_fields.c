@@ -1,0 +1,98 @@
+/* The fields of a training run: settings as text, large things as hashes. */
+#include "driver/run_fields.h"
+#include "codegen/plan.h"
+#include "driver/weights.h"
+#include "ir/text.h"
+#include "support/hash.h"
+#include "support/parallel.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+
+__attribute__((format(printf, 3, 4))) static void put(qnet_run_fields *f, const char *name,
+                                                      const char *format, ...) {
+  qnet_run_field *field = &f->field[f->count++];
+  va_list arguments;
+  va_start(arguments, format);
+  field->name = name;
+  vsnprintf(field->value, sizeof field->value, format, arguments);
+  va_end(arguments);
+}
+
+qnet_status qnet_run_fields_begin(const qnet_session *s, const qnet_program *p,
+                                  qnet_run_fields *out) {
+  out->count = 0;
+  qnet_strbuf text;
+  qnet_strbuf_init(&text, s->allocator);
+  qnet_module_print(p->module, QNET_PRINT_ELIDE, &text);
+  const bool failed = text.failed;
+  if (!failed)
+    put(out, "network", "%s %016" PRIx64, p->module->name,
+        qnet_content_hash(QNET_HASH_START, text.data, text.length));
+  qnet_strbuf_free(&text);
+  return failed ? qnet_out_of_memory(s->diag) : QNET_OK;
+}
+
+/* Labels and images; of sets that are decoded item by item only the labels, which follow the files'
+ * names: decoding all would take as long as an epoch. */
+static qnet_status put_data(qnet_run_fields *f, const char *name, const qnet_dataset *set,
+                            qnet_diag *d) {
+  uint64_t h =
+      qnet_content_hash(QNET_HASH_START, set->labels, (size_t)set->count * sizeof *set->labels);
+  bool in_memory = true;
+  for (int64_t i = 0; i < set->count && in_memory; i++) {
+    qnet_item item;
+    QNET_TRY(set->load(set, i, &item, d));
+    in_memory = item.decoded == NULL;
+    if (in_memory)
+      h = qnet_content_hash(h, item.pixels, (size_t)(item.height * item.width * set->channels));
+    qnet_item_release(&item);
+  }
+  put(f, name, "%" PRId64 " images %016" PRIx64, set->count, h);
+  return QNET_OK;
+}
+
+static void put_quantizer(const qnet_quant_spec *q, qnet_run_fields *f) {
+  if (!q->quantizer) {
+    put(f, "quantizer", "none");
+    return;
+  }
+  put(f, "quantizer", "%s %d/%d grid %d first %d last %d", q->quantizer, q->weight_bits,
+      q->activation_bits, q->grid, q->first_bits, q->last_bits);
+}
+
+static void put_schedule(const qnet_train_options *o, qnet_run_fields *f) {
+  static const char *const names[] = {"cosine", "step", "constant"};
+  uint64_t h = QNET_HASH_START;
+  if (o->schedule == QNET_LR_STEP)
+    h = qnet_content_hash(h, o->step_epochs, sizeof *o->step_epochs * (size_t)o->steps);
+  put(f, "schedule", "%s lr %.17g factor %.17g at %016" PRIx64, names[o->schedule], o->lr,
+      o->step_factor, h);
+}
+
+static void put_settings(const qnet_program *p, const qnet_train_options *o, qnet_run_fields *f) {
+  const qnet_recipe *r = &p->recipe;
+  put(f, "number of epochs", "%d", o->epochs);
+  put(f, "number of frozen epochs", "%d", o->frozen_epochs);
+  put(f, "batch", "%d", r->batch);
+  put(f, "image limit", "%" PRId64, o->limit);
+  put(f, "optimizer", "momentum %.17g decay %.17g nesterov %d", r->momentum, r->weight_decay,
+      r->nesterov);
+  put_schedule(o, f);
+  put(f, "augmentation", "crop %d flip %d", o->augment.crop_pad, o->augment.flip);
+  put(f, "label smoothing", "%.17g", r->label_smoothing);
+  put(f, "seed", "%" PRIu64, o->seed);
+  put(f, "number of threads", "%d", qnet_parallel_threads());
+  put(f, "instruction set", "%s", qnet_plan_isa());
+}
+
+qnet_status qnet_run_fields_add(const qnet_program *p, const qnet_train_options *options,
+                                const qnet_dataset *train, const qnet_dataset *test,
+                                qnet_run_fields *out, qnet_diag *d) {
+  put_quantizer(&p->quant, out);
+  put_settings(p, options, out);
+  QNET_TRY(put_data(out, "training data", train, d));
+  QNET_TRY(put_data(out, "test data", test, d));
+  put(out, "initial weights", "%016" PRIx64, qnet_state_hash(p->module));
+  return QNET_OK;
+}
