@@ -139,6 +139,22 @@ static qnet_status shape_error(const qnet_module *m, const qnet_symbol *s, const
 
 /* ---- load ---------------------------------------------------------------------------------- */
 
+static qnet_status check_finite(const qnet_symbol *s, const qnet_blob *b, const char *path,
+                                qnet_diag *d) {
+  if (b->dtype != QNET_F32) return QNET_OK;
+  const float *x = b->data;
+  for (int64_t i = 0; i < qnet_blob_elements(b); i++)
+    if (!isfinite(x[i])) {
+      qnet_error_in(d, path,
+                    "element %lld of tensor '%s' is %g; the training diverged, train "
+                    "again with a lower learning rate",
+                    (long long)i, s->name, (double)x[i]);
+      qnet_note(d, s->loc, "the layer is here");
+      return QNET_ERROR;
+    }
+  return QNET_OK;
+}
+
 static void copy_in(qnet_symbol *s, const qnet_blob *b) {
   if (s->type->rank == 4)
     copy_conv(s->type, s->blob->data, b->data, false);
@@ -149,6 +165,7 @@ static void copy_in(qnet_symbol *s, const qnet_blob *b) {
 static qnet_status load_one(qnet_module *m, qnet_symbol *s, const qnet_blob *b, const char *path,
                             qnet_diag *d) {
   if (!same_shape(b, s->type)) return shape_error(m, s, b, path, d);
+  QNET_TRY(check_finite(s, b, path, d));
   QNET_TRY(make_blob(m, s, d));
   copy_in(s, b);
   return QNET_OK;
