@@ -134,16 +134,30 @@ static qnet_status expose_inputs(calibration *c, const qnet_module *m) {
   return QNET_OK;
 }
 
+static qnet_status check_images(const qnet_dataset *set, const qnet_type *in, const char *data,
+                                qnet_diag *d) {
+  const long long needed = CALIBRATION_BATCH * CALIBRATION_BATCHES;
+  if (in->dtype != QNET_U8)
+    return qnet_error_in(d, data,
+                         "the network takes f32 inputs, a data set gives bytes; leave --calibrate "
+                         "out");
+  if (in->dim[1] != set->height || in->dim[2] != set->width || in->dim[3] != set->channels)
+    return qnet_error_in(d, data,
+                         "images are %lldx%lldx%lld (C,H,W), the network takes %lldx%lldx%lld",
+                         (long long)set->channels, (long long)set->height, (long long)set->width,
+                         (long long)in->dim[3], (long long)in->dim[1], (long long)in->dim[2]);
+  if (set->count >= needed) return QNET_OK;
+  return qnet_error_in(d, data, "%lld training images, calibration takes %lld",
+                       (long long)set->count, needed);
+}
+
 static qnet_status open_calibration(calibration *c, const qnet_module *m, const char *data) {
   qnet_diag *d = c->session->diag;
   QNET_TRY(expose_inputs(c, m));
   const qnet_type *in = qnet_symbol_find(c->f32, "eval")->body->arg[0].type;
   const qnet_dataset_request request = {data, QNET_SPLIT_TRAIN, in->dim[1], in->dim[2], in->dim[3]};
   QNET_TRY(qnet_dataset_load(c->session->allocator, &request, &c->set, d));
-  if (in->dtype != QNET_U8 || in->dim[1] != c->set.height || in->dim[2] != c->set.width ||
-      in->dim[3] != c->set.channels || c->set.count < CALIBRATION_BATCH * CALIBRATION_BATCHES)
-    return qnet_error_in(d, data, "does not fit the network's input, or has fewer than %d images",
-                         CALIBRATION_BATCH * CALIBRATION_BATCHES);
+  QNET_TRY(check_images(&c->set, in, data, d));
   char pipeline[32];
   snprintf(pipeline, sizeof pipeline, "batch{n=%d}", CALIBRATION_BATCH);
   const qnet_pipeline_options options = {0};

@@ -164,12 +164,12 @@ static void check_overrides(qnet_sema *s, const qnet_block *net, const char *con
     s->errors += s->errors < QNET_SEMA_ERRORS - 1;
     const char *near = length ? qnet_nearest(name, names, known) : NULL;
     if (!length)
-      qnet_error_in(s->diag, overrides[i], "a parameter is written NAME=VALUE");
+      qnet_error_in(s->diag, "-D", "a parameter is written NAME=VALUE, not '%s'", overrides[i]);
     else if (near)
-      qnet_error_in(s->diag, overrides[i], "net '%s' has no parameter '%s'; did you mean '%s'?",
+      qnet_error_in(s->diag, "-D", "net '%s' has no parameter '%s'; did you mean '%s'?",
                     net->name.text, name, near);
     else
-      qnet_error_in(s->diag, overrides[i], "net '%s' has no parameter '%s'", net->name.text, name);
+      qnet_error_in(s->diag, "-D", "net '%s' has no parameter '%s'", net->name.text, name);
   }
 }
 
