@@ -31,6 +31,9 @@ static qnet_status check_bits(const qnet_quant_spec *q, qnet_diag *d) {
   if (q->weight_bits >= low && q->weight_bits <= high && q->activation_bits >= low &&
       q->activation_bits <= high)
     return QNET_OK;
+  if (low == high)
+    return qnet_error_in(d, "qnetc", "quantizer %s takes %d bits, not %d and %d; add --bits=%d",
+                         method->name, low, q->weight_bits, q->activation_bits, low);
   return qnet_error_in(d, "qnetc", "%s takes %d to %d bits, not %d and %d", method->name, low, high,
                        q->weight_bits, q->activation_bits);
 }
@@ -53,6 +56,12 @@ qnet_status qnet_model_quant_spec(const qnet_session *s, qnet_program *program) 
   return check_bits(q, s->diag);
 }
 
+static bool has_quantizer(const qnet_module *m) {
+  for (const qnet_op *op = qnet_symbol_find(m, "eval")->body->first; op; op = op->next)
+    if (op->opcode == QNET_OP_QUANTIZE) return true;
+  return false;
+}
+
 qnet_status qnet_model_insert_quantizers(qnet_session *s, const qnet_program *program) {
   const qnet_quant_spec *q = &program->quant;
   if (!q->quantizer) return QNET_OK;
@@ -61,7 +70,10 @@ qnet_status qnet_model_insert_quantizers(qnet_session *s, const qnet_program *pr
            "insert-quantizers{quantizer=%s,weights=%d,activations=%d,grid=%d,first=%d,last=%d}",
            q->quantizer, q->weight_bits, q->activation_bits, q->grid, q->first_bits, q->last_bits);
   const qnet_pipeline_options options = {0};
-  return qnet_pipeline_run(program->module, pipeline, &options, NULL, s->diag);
+  QNET_TRY(qnet_pipeline_run(program->module, pipeline, &options, NULL, s->diag));
+  if (!has_quantizer(program->module))
+    qnet_warning(s->diag, q->loc, "no layer is quantized: the network has none but those excepted");
+  return QNET_OK;
 }
 
 /* Tables from the file, in place of any that the module has; *missing counts those it lacks. */
@@ -104,10 +116,6 @@ static qnet_status load_into(qnet_session *s, qnet_program *p, const qnet_tensor
 }
 
 static qnet_status load_weights(qnet_session *s, qnet_program *p) {
-  if (!s->options.weights)
-    return qnet_error_in(s->diag, "qnetc",
-                         "no weights; add --weights=FILE.safetensors (qnetc train "
-                         "makes one)");
   qnet_tensor_file f;
   qnet_tensor_file_init(&f, s->allocator);
   qnet_status status = qnet_tensor_file_read(&f, s->options.weights, s->diag);

@@ -16,6 +16,8 @@ typedef struct option_row {
   size_t offset, count_offset;
 } option_row;
 
+enum { MAX_THREADS = 1024 };
+
 enum {
   C = QNET_VERB_COMPILE,
   T = QNET_VERB_TRAIN,
@@ -96,8 +98,22 @@ static qnet_status unknown_option(const char *flag, size_t length, qnet_verb ver
   if (near)
     return qnet_error_in(d, "qnetc", "unknown option '%s%s'; did you mean '%s%s'?",
                          n == 1 ? "-" : "--", word, strlen(near) == 1 ? "-" : "--", near);
-  return qnet_error_in(d, "qnetc", "unknown option '%s%s'; try 'qnetc %s --help'",
-                       n == 1 ? "-" : "--", word, verb_name(verb));
+  return qnet_error_in(d, "qnetc", "unknown option '%s%s'; try 'qnetc %s%s--help'",
+                       n == 1 ? "-" : "--", word, verb_name(verb),
+                       verb == QNET_VERB_COMPILE ? "" : " ");
+}
+
+/* Whole numbers have a range; it begins at 1 where 0 would mean nothing. */
+static int64_t lowest(const option_row *row) {
+  static const size_t from_one[] = {offsetof(qnet_options, bits), offsetof(qnet_options, epochs),
+                                    offsetof(qnet_options, threads), offsetof(qnet_options, limit)};
+  for (size_t i = 0; i < sizeof from_one / sizeof from_one[0]; i++)
+    if (row->offset == from_one[i]) return 1;
+  return 0;
+}
+
+static int64_t highest(const option_row *row) {
+  return row->offset == offsetof(qnet_options, threads) ? MAX_THREADS : INT32_MAX;
 }
 
 static qnet_status store_number(const option_row *row, char *field, const char *value,
@@ -106,15 +122,16 @@ static qnet_status store_number(const option_row *row, char *field, const char *
   errno = 0;
   if (row->kind == KIND_FLOAT) {
     const double x = strtod(value, &end);
-    if (end == value || *end || !isfinite(x))
-      return qnet_error_in(d, "qnetc", "--%s takes a number, not '%s'", row->text, value);
+    if (end == value || *end || !isfinite(x) || x < 0)
+      return qnet_error_in(d, "qnetc", "--%s takes a number that is not negative, not '%s'",
+                           row->text, value);
     *(double *)(void *)field = x;
     return QNET_OK;
   }
   const long long x = strtoll(value, &end, 10);
-  if (end == value || *end || errno || x < 0 || x > INT32_MAX)
-    return qnet_error_in(d, "qnetc", "--%s takes a whole number from 0 to %d, not '%s'", row->text,
-                         INT32_MAX, value);
+  if (end == value || *end || errno || x < lowest(row) || x > highest(row))
+    return qnet_error_in(d, "qnetc", "--%s takes a whole number from %lld to %lld, not '%s'",
+                         row->text, (long long)lowest(row), (long long)highest(row), value);
   *(int64_t *)(void *)field = x;
   return QNET_OK;
 }
@@ -150,8 +167,11 @@ static qnet_status parse_flag(int argc, char **argv, int *i, qnet_options *o, qn
   const option_row *row = find_row(name, length);
   if (!row) return unknown_option(name, length, o->verb, d);
   if (!(row->verbs & (unsigned)o->verb))
-    return qnet_error_in(d, "qnetc", "'%s' does not go with 'qnetc %s'; try 'qnetc %s --help'",
-                         flag, verb_name(o->verb), verb_name(o->verb));
+    return o->verb == QNET_VERB_COMPILE
+               ? qnet_error_in(d, "qnetc", "'%s' needs a verb before it; try 'qnetc --help'", flag)
+               : qnet_error_in(d, "qnetc",
+                               "'%s' does not go with 'qnetc %s'; try 'qnetc %s --help'", flag,
+                               verb_name(o->verb), verb_name(o->verb));
   if (row->kind == KIND_FLAG) {
     if (value) return qnet_error_in(d, "qnetc", "--%s takes no value", row->text);
     *((bool *)o + row->offset) = true;
@@ -177,6 +197,33 @@ static qnet_status parse_word(const char *word, qnet_options *o, qnet_diag *d) {
   return qnet_error_in(d, "qnetc", "one input too many: '%s'", word);
 }
 
+/* ---- what a verb cannot do without ----------------------------------------------------------- */
+
+static const struct {
+  unsigned verbs;
+  size_t offset; /* of a string */
+  const char *message;
+} needs[] = {
+    {C | T | E | R, offsetof(qnet_options, input),
+     "no input; name a .qnet file ('-' for standard input)"},
+    {R, offsetof(qnet_options, argument), "no image; name a PNG, PGM, PPM or .npy file"},
+    {C | E | R, offsetof(qnet_options, weights),
+     "no weights; add --weights=FILE.safetensors (qnetc train makes one)"},
+    {T | E, offsetof(qnet_options, data), "no data; add --data=fashion-mnist or a directory"},
+    {T, offsetof(qnet_options, output), "nowhere to save; add -o WEIGHTS.safetensors"},
+};
+
+static qnet_status check_needs(const qnet_options *o, qnet_diag *d) {
+  if (o->help || (o->target && strcmp(o->target, "help") == 0)) return QNET_OK;
+  qnet_status status = QNET_OK;
+  for (size_t i = 0; i < sizeof needs / sizeof needs[0]; i++) {
+    const char *const *field = (const void *)((const char *)o + needs[i].offset);
+    if ((needs[i].verbs & (unsigned)o->verb) && !*field)
+      status = qnet_error_in(d, "qnetc", "%s", needs[i].message);
+  }
+  return status;
+}
+
 qnet_status qnet_options_parse(int argc, char **argv, qnet_options *o, qnet_diag *d) {
   set_defaults(o);
   o->verb = QNET_VERB_COMPILE;
@@ -196,7 +243,7 @@ qnet_status qnet_options_parse(int argc, char **argv, qnet_options *o, qnet_diag
     const qnet_status s = is_flag ? parse_flag(argc, argv, &i, o, d) : parse_word(argv[i], o, d);
     if (status == QNET_OK) status = s;
   }
-  return status;
+  return status == QNET_OK ? check_needs(o, d) : status;
 }
 
 static void print_row(const option_row *row, FILE *out) {

@@ -33,7 +33,8 @@ typedef struct qnet_options {
 #undef QNET_OPTION
 } qnet_options;
 
-/* Fills *o from argv. Usage errors are diagnosed (exit code 2). */
+/* Fills *o from argv and checks that all is there that the verb needs. Usage errors are diagnosed
+ * (exit code 2). */
 qnet_status qnet_options_parse(int argc, char **argv, qnet_options *o, qnet_diag *d);
 void qnet_options_help(qnet_verb verb, FILE *out);
 

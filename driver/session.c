@@ -12,8 +12,6 @@ bool qnet_has_suffix(const char *path, const char *suffix) {
 
 qnet_status qnet_session_program(qnet_session *s, qnet_program *out) {
   const qnet_options *o = &s->options;
-  if (!o->input)
-    return qnet_error_in(s->diag, "qnetc", "no input; name a .qnet file ('-' for standard input)");
   char *text;
   size_t size;
   QNET_TRY(qnet_file_read(s->allocator, o->input, MAX_SOURCE, &text, &size, s->diag));

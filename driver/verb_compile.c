@@ -1,5 +1,6 @@
 /* qnetc NET.qnet -o FILE: the compiler proper. The kind of output follows the file's suffix. */
 #include "codegen/codegen.h"
+#include "driver/json.h"
 #include "driver/model.h"
 #include "ir/verify.h"
 #include "passes/pass.h"
@@ -33,6 +34,8 @@ static qnet_status choose_output(job *j) {
     if (strlen(o->output) + 4 >= MAX_PATH)
       return qnet_error_in(d, "qnetc", "-o: the path is too long");
     strcpy(j->output, o->output);
+  } else if (strcmp(o->input, "-") == 0) {
+    return qnet_error_in(d, "qnetc", "standard input has no name; add -o FILE.o");
   } else {
     const char *slash = strrchr(o->input, '/');
     const char *base = slash ? slash + 1 : o->input;
@@ -85,18 +88,19 @@ static qnet_status write_header(const job *j, const qnet_module *m) {
   return status;
 }
 
-static void print_report(const job *j, const qnet_module *m, const qnet_target_choice *t) {
+static qnet_status print_report(const job *j, const qnet_module *m, const qnet_target_choice *t) {
   const qnet_region *body = qnet_symbol_find(m, "eval")->body;
   const size_t weights = qnet_codegen_weight_bytes(m);
   const int64_t arena = qnet_type_elements(body->arg[body->arg_count - 1].type);
-  if (j->session->options.json) {
-    printf("{\"output\": \"%s\", \"header\": \"%s\", \"target\": \"%s\", \"machine\": \"%s\", "
-           "\"weight_bytes\": %zu, \"arena_bytes\": %lld}\n",
-           j->output, j->header, t->triple, t->machine.name, weights, (long long)arena);
-    return;
-  }
+  if (j->session->options.json)
+    return qnet_json_print(
+        json_pack("{s:o, s:o, s:s, s:s, s:I, s:I}", "output", qnet_json_text(j->output), "header",
+                  qnet_json_text(j->header), "target", t->triple, "machine", t->machine.name,
+                  "weight_bytes", (json_int_t)weights, "arena_bytes", (json_int_t)arena),
+        j->session->diag);
   printf("%s, %s: %s, %zu bytes of weights, %lld bytes of arena\n", j->output, j->header,
          t->machine.name, weights, (long long)arena);
+  return QNET_OK;
 }
 
 static qnet_status compile(const job *j, qnet_module *m, const qnet_target_choice *t) {
@@ -105,8 +109,7 @@ static qnet_status compile(const job *j, qnet_module *m, const qnet_target_choic
   QNET_TRY(qnet_pipeline_run(m, qnet_pipeline_rest(m), &options, &t->machine, d));
   QNET_TRY(qnet_codegen_write(m, t, j->kind, j->name, j->output, d));
   QNET_TRY(write_header(j, m));
-  print_report(j, m, t);
-  return QNET_OK;
+  return print_report(j, m, t);
 }
 
 /* A network with its weights, or a module that has them in it and goes on from its level. */
@@ -134,7 +137,6 @@ qnet_status qnet_verb_compile(qnet_session *s) {
     qnet_target_list(stdout);
     return QNET_OK;
   }
-  if (!o->input) return qnet_error_in(s->diag, "qnetc", "no input file; try 'qnetc --help'");
   job j = {.session = s};
   QNET_TRY(choose_output(&j));
   qnet_target_choice choice;

@@ -1,4 +1,5 @@
 /* qnetc eval: counts correct predictions of any engine on a data set. */
+#include "driver/json.h"
 #include "driver/model.h"
 #include "driver/predictor.h"
 #include "runtime/loader.h"
@@ -104,17 +105,18 @@ static qnet_status write_logits(const evaluation *e, const char *path) {
   return status;
 }
 
-static void print_report(const evaluation *e) {
+static qnet_status print_report(const evaluation *e) {
   const qnet_options *o = &e->session->options;
   const char *engine = o->engine ? o->engine : "jit";
-  if (o->json) {
-    printf("{\"engine\": \"%s\", \"correct\": %lld, \"images\": %lld, \"seconds\": %.3f}\n", engine,
-           (long long)e->correct, (long long)e->count, e->seconds);
-    return;
-  }
+  if (o->json)
+    return qnet_json_print(json_pack("{s:s, s:I, s:I, s:o}", "engine", engine, "correct",
+                                     (json_int_t)e->correct, "images", (json_int_t)e->count,
+                                     "seconds", qnet_json_number(e->seconds)),
+                           e->session->diag);
   printf("%s: %lld of %lld correct (%.2f %%), %.0f images/s\n", engine, (long long)e->correct,
          (long long)e->count, 100.0 * (double)e->correct / (double)e->count,
          (double)e->count / e->seconds);
+  return QNET_OK;
 }
 
 static qnet_status evaluate(evaluation *e) {
@@ -134,8 +136,7 @@ static qnet_status evaluate(evaluation *e) {
   QNET_TRY(predict_all(e));
   if (o->predictions) QNET_TRY(write_predictions(e, o->predictions));
   if (o->logits) QNET_TRY(write_logits(e, o->logits));
-  print_report(e);
-  return QNET_OK;
+  return print_report(e);
 }
 
 static qnet_status open_predictor(qnet_session *s, qnet_predictor **out) {
@@ -157,8 +158,6 @@ static qnet_status open_predictor(qnet_session *s, qnet_predictor **out) {
 
 qnet_status qnet_verb_eval(qnet_session *s) {
   const qnet_options *o = &s->options;
-  if (!o->data)
-    return qnet_error_in(s->diag, "qnetc", "no data; add --data=fashion-mnist or a directory");
   if (o->threads != QNET_UNSET) qnet_parallel_set_threads((int)o->threads);
   evaluation e = {.session = s};
   qnet_status status = open_predictor(s, &e.predictor);

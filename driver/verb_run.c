@@ -1,4 +1,5 @@
 /* qnetc run: classifies one image or .npy. */
+#include "driver/json.h"
 #include "driver/model.h"
 #include "driver/predictor.h"
 #include "runtime/image.h"
@@ -29,14 +30,18 @@ static void add_channel(qnet_blob *b) {
   b->dim[2] = 1;
 }
 
-static void print_json(const float *logits, int64_t classes) {
-  printf("{\"class\": %d, \"logits\": [", qnet_argmax(logits, classes));
+static qnet_status print_json(const float *logits, int64_t classes, qnet_diag *d) {
+  json_t *list = json_array();
   for (int64_t i = 0; i < classes; i++)
-    printf("%s%.9g", i ? ", " : "", (double)logits[i]);
-  printf("]}\n");
+    if (json_array_append_new(list, qnet_json_number((double)logits[i])) != 0) {
+      json_decref(list);
+      return qnet_out_of_memory(d);
+    }
+  return qnet_json_print(
+      json_pack("{s:i, s:o}", "class", (int)qnet_argmax(logits, classes), "logits", list), d);
 }
 
-static void print_top(const float *logits, int64_t classes) {
+static qnet_status print_top(const float *logits, int64_t classes) {
   bool shown[1024] = {false};
   const int64_t n = classes < 1024 ? classes : 1024;
   for (int rank = 0; rank < MAX_TOP && rank < n; rank++) {
@@ -46,14 +51,16 @@ static void print_top(const float *logits, int64_t classes) {
     shown[best] = true;
     printf("%s%lld  %.6g\n", rank ? "        " : "class   ", (long long)best, (double)logits[best]);
   }
+  return QNET_OK;
 }
 
 static qnet_status classify(qnet_session *s, qnet_predictor *p, const qnet_blob *input) {
   const int64_t classes = qnet_predictor_classes(p);
   float *logits = qnet_alloc_array(s->allocator, (size_t)classes, sizeof *logits);
   if (!logits) return qnet_out_of_memory(s->diag);
-  const qnet_status status = qnet_predictor_logits(p, input->data, 1, logits, s->diag);
-  if (status == QNET_OK) (s->options.json ? print_json : print_top)(logits, classes);
+  qnet_status status = qnet_predictor_logits(p, input->data, 1, logits, s->diag);
+  if (status == QNET_OK)
+    status = s->options.json ? print_json(logits, classes, s->diag) : print_top(logits, classes);
   qnet_free(s->allocator, logits, (size_t)classes * sizeof *logits);
   return status;
 }
@@ -85,8 +92,6 @@ static qnet_status run_model(qnet_session *s, const qnet_target_choice *choice,
 
 qnet_status qnet_verb_run(qnet_session *s) {
   const qnet_options *o = &s->options;
-  if (!o->argument)
-    return qnet_error_in(s->diag, "qnetc", "no image; usage: qnetc run NET.qnet IMAGE --weights=W");
   qnet_engine_kind kind;
   QNET_TRY(qnet_engine_kind_parse(o->engine, &kind, s->diag));
   qnet_target_choice choice;

@@ -1,6 +1,7 @@
 /* qnetc train: trains a network and its quantizers, saves weights and frozen tables. Beside the
  * weights file W.safetensors lie W.best.safetensors, W.metrics.jsonl and the checkpoints W.ckpt and
  * W.ckpt.prev. */
+#include "driver/json.h"
 #include "driver/model.h"
 #include "driver/refit.h"
 #include "driver/run_fields.h"
@@ -8,6 +9,7 @@
 #include "driver/trainer.h"
 #include "driver/weights.h"
 #include "passes/quantizer_state.h"
+#include "support/file.h"
 #include "support/parallel.h"
 #include <math.h>
 #include <stdio.h>
@@ -24,13 +26,14 @@ typedef struct file_names {
   const char *best, *metrics, *checkpoint, *previous;
 } file_names;
 
-static qnet_status check_options(const qnet_session *s) {
-  const qnet_options *o = &s->options;
-  if (!o->data)
-    return qnet_error_in(s->diag, "qnetc", "no data; add --data=fashion-mnist or a directory");
-  if (!o->output)
-    return qnet_error_in(s->diag, "qnetc", "nowhere to save; add -o WEIGHTS.safetensors");
-  if (o->epochs == 0) return qnet_error_in(s->diag, "qnetc", "--epochs takes at least 1");
+/* Before hours of training, not after the first epoch: can the weights be saved there? */
+static qnet_status check_output(const qnet_session *s) {
+  const char *path = s->options.output;
+  if (strcmp(path, "-") == 0)
+    return qnet_error_in(s->diag, "qnetc", "-o takes a file: weights are saved after every epoch");
+  qnet_file_writer *w;
+  QNET_TRY(qnet_file_writer_open(s->allocator, path, &w, s->diag));
+  qnet_file_writer_abort(w);
   return QNET_OK;
 }
 
@@ -129,14 +132,17 @@ static qnet_train_options train_options(const qnet_session *s, const qnet_progra
   return t;
 }
 
-static void print_report(const qnet_session *s, const qnet_train_report *r) {
+static qnet_status print_report(const qnet_session *s, const qnet_train_report *r) {
   if (s->options.json)
-    printf("{\"correct\": %lld, \"images\": %lld, \"loss\": %.6g, \"seconds\": %.1f, "
-           "\"images_per_second\": %.1f}\n",
-           (long long)r->correct, (long long)r->tested, r->loss, r->seconds, r->images_per_second);
-  else
-    printf("%s: %lld of %lld correct (%.2f %%), %.0f s\n", s->options.output, (long long)r->correct,
-           (long long)r->tested, 100.0 * (double)r->correct / (double)r->tested, r->seconds);
+    return qnet_json_print(json_pack("{s:I, s:I, s:o, s:o, s:o}", "correct", (json_int_t)r->correct,
+                                     "images", (json_int_t)r->tested, "loss",
+                                     qnet_json_number(r->loss), "seconds",
+                                     qnet_json_number(r->seconds), "images_per_second",
+                                     qnet_json_number(r->images_per_second)),
+                           s->diag);
+  printf("%s: %lld of %lld correct (%.2f %%), %.0f s\n", s->options.output, (long long)r->correct,
+         (long long)r->tested, 100.0 * (double)r->correct / (double)r->tested, r->seconds);
+  return QNET_OK;
 }
 
 static qnet_status run(qnet_session *s, const qnet_program *p, const qnet_train_options *options,
@@ -148,13 +154,12 @@ static qnet_status run(qnet_session *s, const qnet_program *p, const qnet_train_
   const qnet_status status =
       qnet_train(&engine, options, &data->train, &data->test, &report, s->diag);
   qnet_trainer_destroy(t);
-  if (status == QNET_OK) print_report(s, &report);
   if (status == QNET_STOPPED)
     fprintf(stderr,
             "stopped; the run is saved in %s. To go on, give the same command with "
             "--resume\n",
             options->checkpoint);
-  return status;
+  return status == QNET_OK ? print_report(s, &report) : status;
 }
 
 static qnet_status train(qnet_session *s, qnet_program *p, const data_pair *data,
@@ -182,7 +187,7 @@ static qnet_status load_data(qnet_session *s, const qnet_program *p, data_pair *
 
 qnet_status qnet_verb_train(qnet_session *s) {
   qnet_program p;
-  QNET_TRY(check_options(s));
+  QNET_TRY(check_output(s));
   qnet_stop_begin();
   if (s->options.threads != QNET_UNSET) qnet_parallel_set_threads((int)s->options.threads);
   QNET_TRY(qnet_session_program(s, &p));

@@ -75,6 +75,8 @@ cp use.c use.cc
 command -v g++ >/dev/null && check header-c++ g++ -Wall -Wextra -Werror -c use.cc -o use.oo
 check same-bytes sh -c "$qnetc '$net' --weights=w2.safetensors -o one.o && $qnetc '$net' \
   --weights=w2.safetensors -o two.o && cmp one.o two.o"
+$qnetc "$net" --weights=w2.safetensors --json -o 'a"b.o' >quoted.json
+check json-quotes grep -qF 'a\"b.h' quoted.json
 check remarks sh -c "$qnetc '$net' --weights=w2.safetensors -Rlowering -o model.o 2>err && grep -q popcount err"
 for arch in x86_64 aarch64 riscv64; do
   check target-$arch $qnetc "$net" --weights=w2.safetensors --target=$arch -o $arch.o
@@ -99,6 +101,29 @@ check opt-help sh -c "$qnetc opt --help-passes | grep -q decompose && $qnetc opt
 check usage fails 2 "did you mean '--weights'" $qnetc eval "$net" --weihgts=x
 check usage-verb fails 2 "does not go with" $qnetc eval "$net" --epochs=3
 check usage-number fails 2 "whole number" $qnetc train "$net" --epochs=many
+check usage-zero fails 2 "from 1 to" $qnetc train "$net" --data=data -o x.safetensors --epochs=0
+check usage-threads fails 2 "from 1 to 1024" $qnetc eval "$net" --weights=w2.safetensors --data=data \
+  --threads=100000
+check usage-rate fails 2 "not negative" $qnetc train "$net" --data=data -o x.safetensors --lr=-1
+check needs-input fails 2 "no input" $qnetc train --data=data -o x.safetensors
+check needs-weights fails 2 "no weights" $qnetc "$net" -o x.o
+check needs-data fails 2 "no data" $qnetc eval "$net" --weights=w2.safetensors
+check needs-image fails 2 "no image" $qnetc run "$net" --weights=w2.safetensors
+check needs-output fails 2 "nowhere to save" $qnetc train "$net" --data=data
+check stdin-output fails 1 "add -o" $qnetc - --weights=w2.safetensors
+check train-stdout fails 1 "takes a file" $qnetc train "$net" --data=data -o -
+check train-nowhere fails 1 "nowhere/x.safetensors" $qnetc train "$net" --data=data -o nowhere/x.safetensors
+check train-nowhere-early test ! -s "$scratch/out"
+check parameter-form fails 1 "NAME=VALUE" $qnetc opt "$net" -Dclasses
+check parameter-name fails 1 "did you mean 'classes'" $qnetc opt "$net" -Dclases=3
+check quantizer-bits fails 1 "add --bits=8" $qnetc eval "$net" --weights=f32.safetensors --data=data \
+  --quantizer=uniform
+check quantizer-uniform $qnetc eval "$net" --weights=f32.safetensors --data=data --quantizer=uniform --bits=8
+printf 'net flat { input image: u8[1, 28, 28] normalize(mean = 0, std = 1)
+  quantize lqnets(weights = 2, activations = 2) except first, last
+  return image |> flatten |> dense(10) }\n' >flat.qnet
+check nothing-quantized sh -c "$qnetc train flat.qnet --data=data --epochs=1 -o flat.safetensors 2>err &&
+  grep -q 'flat.qnet:2:.*no layer is quantized' err"
 check no-input fails 1 "No such file" $qnetc eval nothing.qnet --weights=w2.safetensors --data=data
 check no-weights fails 1 "missing.safetensors" $qnetc eval "$net" --weights=missing.safetensors --data=data
 check no-data fails 1 "fashion-mnist" $qnetc eval "$net" --weights=w2.safetensors --data=fashion-mnits

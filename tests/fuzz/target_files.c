@@ -25,9 +25,10 @@ static void run_weights(const fuzz_case *c, const char *data, size_t size) {
   fuzz_write(c, data, size);
   check_file(c);
   qnet_session s = {.allocator = c->allocator, .diag = c->diag};
-  char program[] = "qnetc", verb[] = "run", net[] = "tests/fuzz/seeds/small.qnet";
-  char *argv[] = {program, verb, net, NULL};
-  fuzz_check(c, qnet_options_parse(3, argv, &s.options, c->diag), "options");
+  char program[] = "qnetc", verb[] = "run", net[] = "tests/fuzz/seeds/small.qnet",
+       image_path[] = "x", weights[] = "--weights=x";
+  char *argv[] = {program, verb, net, image_path, weights, NULL};
+  fuzz_check(c, qnet_options_parse(5, argv, &s.options, c->diag), "options");
   s.options.weights = c->path;
   if (c->random % 8 == 0) s.options.bits = 1 + (int64_t)(c->random / 8 % 4);
   qnet_program p;
