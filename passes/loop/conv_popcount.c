@@ -6,6 +6,7 @@
  * acc = sum of coefficient * count, exact in int32 modulo 2^32; the pass prove-accumulators has
  * shown that the true sum fits. */
 #include "passes/loop/lower.h"
+#include "support/strbuf.h"
 
 /* What multiplies a count: a constant for all channels, or a row of the packed coefficients. */
 typedef struct factor {
@@ -459,6 +460,49 @@ static void choose_tile(qnet_nest *n, const popcount *p) {
   n->pixels = n->vectors = 1;
 }
 
+static const char *counting_text(qnet_count_form form) {
+  switch (form) {
+  case QNET_COUNT_WORD: return "a count for each word";
+  case QNET_COUNT_BYTE: return "counts by byte, summed in bytes";
+  case QNET_COUNT_PAIR: return "counts by byte, summed in 16 bits";
+  case QNET_COUNT_CSA8: return "carry-save trees, a count for 8 words";
+  }
+  return "?";
+}
+
+/* Multiplications by coefficients that a vector of results takes. */
+static int count_multiplications(const popcount *p) {
+  const int factors = p->weight_planes * (p->power ? 1 : p->activation_planes);
+  int n = p->patch && !(p->patch_factor.uniform && exact_log2(p->patch_factor.value) >= 0);
+  for (int i = 0; i < factors; i++)
+    n += !(p->pair[i].uniform && exact_log2(p->pair[i].value) >= 0);
+  return n;
+}
+
+/* Says what was chosen, why, and what it costs beyond the counts themselves. */
+static void remark(const qnet_nest *n, const popcount *p) {
+  qnet_strbuf b;
+  qnet_strbuf_init(&b, n->lw->m->allocator);
+  qnet_strbuf_printf(&b,
+                     "popcount, as both tables have at most 4 bits: %d weight planes x %d "
+                     "activation planes, %s; tile of %d pixels x %d vectors of %d channels",
+                     p->weight_planes, p->activation_planes, counting_text(n->lw->machine->count),
+                     n->pixels, n->vectors, (int)n->lanes);
+  if (p->patch) qnet_strbuf_puts(&b, "; the weights' constant part takes a sum over each window");
+  const int multiplications = count_multiplications(p);
+  if (multiplications > 0) {
+    const bool uniform = p->power || p->activation_planes == 1;
+    qnet_strbuf_printf(&b, "; multiplications by levels: %d a vector%s", multiplications,
+                       uniform ? "" : ", fewer were the activation levels uniform");
+  }
+  const int64_t bits = p->unit * n->lw->machine->word_bits;
+  if (4 * p->in->c < 3 * bits)
+    qnet_strbuf_printf(&b, "; %lld of %lld bits a pixel are padding", (long long)(bits - p->in->c),
+                       (long long)bits);
+  if (!b.failed) qnet_remark(n->lw->d, p->op->loc, "%s", qnet_strbuf_text(&b));
+  qnet_strbuf_free(&b);
+}
+
 qnet_status qnet_lower_conv_popcount(qnet_lower *lw, const qnet_op *kernel) {
   const qnet_op *op = qnet_kernel_root(kernel);
   popcount p = {.op = op, .in = qnet_layout_of(lw, kernel, op->operand[0])};
@@ -480,9 +524,6 @@ qnet_status qnet_lower_conv_popcount(qnet_lower *lw, const qnet_op *kernel) {
   choose_chunks(&n, &p);
   QNET_TRY(pack_weights(&n, &p));
   QNET_TRY(pack_coefficients(&n, &p));
-  qnet_remark(lw->d, op->loc,
-              "popcount: %d weight planes x %d activation planes, tile of %d pixels x %d vectors "
-              "of %d channels",
-              p.weight_planes, p.activation_planes, n.pixels, n.vectors, (int)n.lanes);
+  remark(&n, &p);
   return qnet_nest_run(&n);
 }

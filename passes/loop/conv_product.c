@@ -160,11 +160,29 @@ static qnet_status emit_root(qnet_nest *n, const qnet_tile_at *at, qnet_value **
 
 /* ---- the kernel ------------------------------------------------------------------------------ */
 
+/* Why a quantized layer stays on int8 levels. */
+static const char *why_levels(const qnet_type *weight, const qnet_type *input) {
+  const bool few_bits = weight->bits <= 4 && input->bits <= 4;
+  return few_bits ? "its codes do not come from a quantizer"
+                  : "a table has 5 to 8 bits: that many planes are dearer";
+}
+
 static void remark(const qnet_nest *n, const product *p) {
-  const char *why = p->levels ? "dot: codes of 5 to 8 bits, their int8 levels are multiplied"
-                              : "f32: the layer is not quantized";
-  qnet_remark(n->lw->d, p->op->loc, "%s; tile of %d pixels x %d vectors of %d channels", why,
-              n->pixels, n->vectors, (int)n->lanes);
+  const qnet_lower *lw = n->lw;
+  const char *slow = p->levels || lw->machine->fma
+                         ? ""
+                         : "; slow: this CPU has no fused multiply-add, a function computes it";
+  if (p->levels)
+    qnet_remark(lw->d, p->op->loc,
+                "int8 levels multiplied in 32 bits, as %s; tile of %d pixels x %d vectors of %d "
+                "channels",
+                why_levels(p->op->operand[1]->type, p->in->type), n->pixels, n->vectors,
+                (int)n->lanes);
+  else
+    qnet_remark(lw->d, p->op->loc,
+                "f32, as the layer is not quantized; tile of %d pixels x %d vectors of %d "
+                "channels%s",
+                n->pixels, n->vectors, (int)n->lanes, slow);
 }
 
 qnet_status qnet_lower_conv_product(qnet_lower *lw, const qnet_op *kernel) {
