@@ -13,6 +13,7 @@
 #include "passes/passes.h"
 #include "passes/quantizer.h"
 #include "passes/rewrite.h"
+#include <stdlib.h>
 #include <string.h>
 
 enum { MAX_GRADS = 3 };
@@ -305,18 +306,47 @@ static qnet_status build_update(differ *s, qnet_op *read, qnet_value *lr) {
   return QNET_OK;
 }
 
-/* All reads of a parameter share one gradient sum, or each update would undo the other. */
-static qnet_status merge_reads(differ *s, qnet_region *body) {
-  for (qnet_op *op = body->first; op != NULL; op = op->next) {
-    if (op->opcode != QNET_OP_READ) continue;
-    for (qnet_op *other = op->next, *next; other != NULL; other = next) {
-      next = other->next;
-      if (other->opcode != QNET_OP_READ ||
-          strcmp(qnet_op_string(op, "sym"), qnet_op_string(other, "sym")) != 0)
-        continue;
-      qnet_value_replace(s->module, &other->result[0], &op->result[0]);
-      qnet_op_erase(other);
+/* A read and its place in the program. */
+typedef struct placed_read {
+  const qnet_symbol *symbol;
+  qnet_op *op;
+  int place;
+} placed_read;
+
+static int compare_reads(const void *a, const void *b) {
+  const placed_read *x = a, *y = b;
+  if (x->symbol != y->symbol) return (uintptr_t)x->symbol < (uintptr_t)y->symbol ? -1 : 1;
+  return x->place - y->place;
+}
+
+static placed_read *collect_reads(differ *s, const qnet_region *body, int *count) {
+  *count = 0;
+  for (const qnet_op *op = body->first; op != NULL; op = op->next)
+    *count += op->opcode == QNET_OP_READ;
+  placed_read *read = qnet_arena_array(&s->scratch, (size_t)*count, sizeof *read);
+  int place = 0;
+  for (qnet_op *op = body->first; op != NULL && read != NULL; op = op->next)
+    if (op->opcode == QNET_OP_READ) {
+      read[place] = (placed_read){qnet_op_symbol(s->module, op, "sym"), op, place};
+      place++;
     }
+  return read;
+}
+
+/* All reads of a parameter share one gradient sum, or each update would undo the other. The first
+ * one stays. */
+static qnet_status merge_reads(differ *s, const qnet_region *body) {
+  int count;
+  placed_read *read = collect_reads(s, body, &count);
+  if (read == NULL) return qnet_out_of_memory(s->context->diag);
+  if (count > 0) qsort(read, (size_t)count, sizeof *read, compare_reads);
+  for (int i = 1, first = 0; i < count; i++) {
+    if (read[i].symbol != read[first].symbol) {
+      first = i;
+      continue;
+    }
+    qnet_value_replace(s->module, &read[i].op->result[0], &read[first].op->result[0]);
+    qnet_op_erase(read[i].op);
   }
   return s->module->failed ? qnet_out_of_memory(s->context->diag) : QNET_OK;
 }
