@@ -13,6 +13,7 @@ typedef struct net {
   qnet_builder b;
   uint64_t rng;
   int layers;
+  bool extreme; /* one batch_norm is to have factors at the ends of f32 */
 } net;
 
 /* Levels under construction: [channels][codes] by code. */
@@ -94,6 +95,12 @@ static void measure(levels *l) {
   l->rms = sqrt(sum / (l->codes * l->channels)) + 1e-3;
 }
 
+/* A table that tells nothing apart. */
+static void make_equal(levels *l, int32_t level) {
+  for (int i = 0; i < l->codes * l->channels; i++)
+    l->level[i] = level;
+}
+
 static levels weight_levels(net *g, int bits, int channels) {
   const int kind = pick(g, 0, KINDS - 1);
   const bool partial = bits > 1 && bits < 8 && kind == ARBITRARY && chance(g, 30);
@@ -106,6 +113,7 @@ static levels weight_levels(net *g, int bits, int channels) {
       row[c] = c - 127;
     if (zero >= 0 && bits < 8) row[zero] = 0;
   }
+  if (chance(g, 3)) make_equal(&l, pick(g, -127, 127));
   measure(&l);
   return l;
 }
@@ -131,6 +139,7 @@ static levels activation_levels(net *g, int bits, bool is_signed) {
   } else if (bits < 8) {
     l.level[kind == ARBITRARY ? pick(g, 0, l.codes - 1) : 0] = 0;
   }
+  if (chance(g, 3)) make_equal(&l, 0);
   measure(&l);
   return l;
 }
@@ -166,7 +175,7 @@ static qnet_value *quantize(net *g, const char *site, const char *role, const qn
   const qnet_type *results[] = {x->type,
                                 qnet_type_tensor(g->m, QNET_U8, x->type->rank, x->type->dim)};
   qnet_op *op = need(qnet_build(&g->b, QNET_OP_QUANTIZE, operand, 4, results, 2));
-  qnet_op_set_int(g->m, op, "axis", is_weight ? 0 : -1);
+  qnet_op_set_int(g->m, op, "axis", is_weight && t->channels > 1 ? 0 : -1);
   qnet_op_set_int(g->m, op, "bits", t->bits);
   qnet_op_set_string(g->m, op, "quantizer", t->bits == 8 ? "uniform" : "lqnets");
   qnet_op_set_string(g->m, op, "site", site);
@@ -178,6 +187,17 @@ static qnet_value *quantize(net *g, const char *site, const char *role, const qn
 
 static qnet_value *elementwise(net *g, int opcode, qnet_value *a, qnet_value *b) {
   return need(qnet_build1(&g->b, opcode, (qnet_value *[]){a, b}, b ? 2 : 1, a->type));
+}
+
+/* Factors that are subnormal, 0 by underflow or huge, offsets of either sign of 0; once a network,
+ * so that nothing becomes infinite. */
+static void make_extreme(net *g, float *const p[4], int64_t channels) {
+  g->extreme = false;
+  for (int64_t c = 0; c < channels; c++) {
+    p[0][c] = ldexpf(p[0][c], chance(g, 70) ? pick(g, -145, -90) : pick(g, 20, 60));
+    p[2][c] = 0;
+    if (chance(g, 60)) p[1][c] = chance(g, 50) ? 0.0f : -0.0f;
+  }
 }
 
 static qnet_value *batch_norm(net *g, qnet_value *x) {
@@ -195,23 +215,51 @@ static qnet_value *batch_norm(net *g, qnet_value *x) {
     p[2][c] = (float)between(g, -0.4, 0.4);
     p[3][c] = (float)between(g, 0.3, 1.6);
   }
+  if (g->extreme) make_extreme(g, p, channels);
   qnet_value *y = need(qnet_build1(&g->b, QNET_OP_BATCH_NORM, operand, 5, x->type));
   qnet_op_set_float(g->m, y->def, "eps", 1e-5);
   return y;
 }
 
-static qnet_value *max_pool(net *g, qnet_value *x) {
-  const int64_t k = pick(g, 2, 3), s = pick(g, 1, 2), pad = pick(g, 0, 1);
-  const int64_t h = (x->type->dim[1] + 2 * pad - k) / s + 1;
-  const int64_t w = (x->type->dim[2] + 2 * pad - k) / s + 1;
-  if (x->type->dim[1] < k || x->type->dim[2] < k) return x;
-  const int64_t dim[] = {x->type->dim[0], h, w, x->type->dim[3]};
-  const bool average = chance(g, 15);
+/* A window: kernel, stride and dilation by dimension; padding before and after. */
+typedef struct window {
+  int64_t kernel[2], stride[2], dilation[2], before[2], after[2];
+} window;
+
+static bool fits(const window *w, const qnet_type *x, int64_t out[2]) {
+  for (int k = 0; k < 2; k++) {
+    const int64_t extent = w->dilation[k] * (w->kernel[k] - 1) + 1;
+    const int64_t free = x->dim[1 + k] + w->before[k] + w->after[k] - extent;
+    out[k] = free / w->stride[k] + 1;
+    if (free < 0) return false;
+  }
+  return true;
+}
+
+static void set_window(net *g, qnet_op *op, const window *w) {
+  const int64_t pad[] = {w->before[0], w->before[1], w->after[0], w->after[1]};
+  qnet_op_set_ints(g->m, op, "stride", w->stride, 2);
+  qnet_op_set_ints(g->m, op, "pad", pad, 4);
+  if (w->dilation[0] > 1 || w->dilation[1] > 1)
+    qnet_op_set_ints(g->m, op, "dilation", w->dilation, 2);
+}
+
+static qnet_value *pool(net *g, qnet_value *x) {
+  window w = {.dilation = {1, 1}};
+  const bool square = chance(g, 70);
+  for (int k = 0; k < 2; k++) {
+    w.kernel[k] = pick(g, square ? 2 : 1, 3);
+    w.stride[k] = pick(g, 1, square ? 2 : 4);
+    w.before[k] = pick(g, 0, (int)w.kernel[k] - 1);
+    w.after[k] = square ? w.before[k] : pick(g, 0, (int)w.kernel[k] - 1);
+  }
+  int64_t dim[] = {x->type->dim[0], 0, 0, x->type->dim[3]};
+  if (!fits(&w, x->type, dim + 1)) return x;
+  const bool average = chance(g, 20);
   qnet_value *y = need(qnet_build1(&g->b, average ? QNET_OP_AVG_POOL2D : QNET_OP_MAX_POOL2D, &x, 1,
                                    qnet_type_tensor(g->m, QNET_F32, 4, dim)));
-  qnet_op_set_ints(g->m, y->def, "kernel", (int64_t[]){k, k}, 2);
-  qnet_op_set_ints(g->m, y->def, "stride", (int64_t[]){s, s}, 2);
-  qnet_op_set_ints(g->m, y->def, "pad", (int64_t[]){pad, pad, pad, pad}, 4);
+  qnet_op_set_ints(g->m, y->def, "kernel", w.kernel, 2);
+  set_window(g, y->def, &w);
   return y;
 }
 
@@ -219,10 +267,10 @@ static qnet_value *max_pool(net *g, qnet_value *x) {
 static void quantized_operands(net *g, const char *layer, int bits, const levels *input,
                                const qnet_type *weight, qnet_value *operand[2]) {
   const int64_t outputs = weight->dim[0], taps = qnet_type_elements(weight) / outputs;
-  const levels l = weight_levels(g, bits, (int)outputs);
+  const levels l = weight_levels(g, bits, chance(g, 15) ? 1 : (int)outputs);
   const float input_scale = (float)(between(g, 0.7, 2.0) / (input->rms * 1.5));
   float *scale = need(qnet_arena_array(&g->m->arena, (size_t)outputs, sizeof *scale));
-  for (int64_t o = 0; o < outputs; o++)
+  for (int64_t o = 0; o < l.channels; o++)
     scale[o] = (float)(between(g, 0.5, 1.5) /
                        (l.rms * input->rms * (double)input_scale * sqrt((double)taps)));
   const char *site = NAME("%s.input_quantizer", layer);
@@ -236,9 +284,9 @@ static void quantized_operands(net *g, const char *layer, int bits, const levels
   uint8_t *codes = tensor(g, QNET_SYMBOL_CONST, name,
                           qnet_type_codes(g->m, t->bits, site, weight->rank, weight->dim), NULL);
   for (int64_t i = 0; i < outputs * taps; i++) {
-    const int32_t *row = t->level + i / taps * t->codes;
+    const int64_t channel = t->channels == 1 ? 0 : i / taps;
     codes[i] = (uint8_t)pick(g, 0, t->codes - 1);
-    w[i] = t->scale[i / taps] * (float)row[codes[i]];
+    w[i] = t->scale[channel] * (float)t->level[channel * t->codes + codes[i]];
   }
   operand[1] = quantize(g, site, "weight", t, operand[1]);
 }
@@ -274,32 +322,56 @@ static qnet_value *layer(net *g, int opcode, qnet_value *x, int bits, const leve
 }
 
 typedef struct geometry {
-  int64_t kernel, stride, pad, dilation, outputs;
+  window w;
+  int64_t outputs;
 } geometry;
 
-static geometry random_geometry(net *g, const qnet_type *x) {
-  static const int64_t outputs[] = {3, 5, 8, 16, 17, 33, 64, 66};
-  geometry w = {pick(g, 1, 3), pick(g, 1, 2), 0, chance(g, 20) ? 2 : 1, outputs[pick(g, 0, 7)]};
-  const int64_t extent = w.dilation * (w.kernel - 1) + 1;
-  const int64_t side = x->dim[1] < x->dim[2] ? x->dim[1] : x->dim[2];
-  w.pad = chance(g, 70) ? w.dilation * (w.kernel - 1) / 2 : pick(g, 0, (int)w.kernel - 1);
-  if (extent > side) w.kernel = 1, w.dilation = 1, w.pad = 0;
+static geometry one_by_one(int64_t stride_h, int64_t stride_w, int64_t outputs) {
+  return (geometry){{{1, 1}, {stride_h, stride_w}, {1, 1}, {0, 0}, {0, 0}}, outputs};
+}
+
+/* Any window that fits; stride may exceed the kernel, padding the image, and some windows may lie
+ * in padding altogether. */
+static window odd_window(net *g) {
+  window w;
+  for (int k = 0; k < 2; k++) {
+    w.kernel[k] = pick(g, 1, chance(g, 20) ? 6 : 3);
+    w.stride[k] = pick(g, 1, 4);
+    w.dilation[k] = pick(g, 1, 2);
+    w.before[k] = pick(g, 0, 4);
+    w.after[k] = pick(g, 0, 4);
+  }
   return w;
 }
 
-static qnet_value *conv(net *g, qnet_value *x, int bits, const levels *input, geometry w) {
-  const int64_t extent = w.dilation * (w.kernel - 1) + 1, in = x->type->dim[3];
-  const int64_t weight[] = {w.outputs, w.kernel, w.kernel, in};
-  const int64_t result[] = {x->type->dim[0], (x->type->dim[1] + 2 * w.pad - extent) / w.stride + 1,
-                            (x->type->dim[2] + 2 * w.pad - extent) / w.stride + 1, w.outputs};
-  qnet_value *y =
+static window common_window(net *g) {
+  const int64_t k = pick(g, 1, 3), s = pick(g, 1, 2), d = chance(g, 20) ? 2 : 1;
+  const int64_t p = chance(g, 70) ? d * (k - 1) / 2 : pick(g, 0, (int)k - 1);
+  return (window){{k, k}, {s, s}, {d, d}, {p, p}, {p, p}};
+}
+
+static geometry random_geometry(net *g, const qnet_type *x) {
+  static const int64_t outputs[] = {1, 3, 5, 8, 16, 17, 33, 64, 66};
+  int64_t out[2];
+  geometry y = one_by_one(pick(g, 1, 2), pick(g, 1, 2), outputs[pick(g, 0, 8)]);
+  if (x->dim[3] > 1000) { /* one place: these networks are about long sums */
+    y.outputs = pick(g, 1, 5);
+    return y;
+  }
+  const window w = chance(g, 20) ? odd_window(g) : common_window(g);
+  if (fits(&w, x, out)) y.w = w;
+  return y;
+}
+
+static qnet_value *conv(net *g, qnet_value *x, int bits, const levels *input, geometry y) {
+  const int64_t weight[] = {y.outputs, y.w.kernel[0], y.w.kernel[1], x->type->dim[3]};
+  int64_t result[] = {x->type->dim[0], 0, 0, y.outputs};
+  if (!fits(&y.w, x->type, result + 1)) abort();
+  qnet_value *v =
       layer(g, QNET_OP_CONV2D, x, bits, input, qnet_type_tensor(g->m, QNET_F32, 4, weight),
             qnet_type_tensor(g->m, QNET_F32, 4, result));
-  qnet_op_set_ints(g->m, y->def, "stride", (int64_t[]){w.stride, w.stride}, 2);
-  qnet_op_set_ints(g->m, y->def, "pad", (int64_t[]){w.pad, w.pad, w.pad, w.pad}, 4);
-  if (w.dilation > 1)
-    qnet_op_set_ints(g->m, y->def, "dilation", (int64_t[]){w.dilation, w.dilation}, 2);
-  return y;
+  set_window(g, v->def, &y.w);
+  return v;
 }
 
 static qnet_value *dense(net *g, qnet_value *x, int bits, bool is_signed, int64_t outputs) {
@@ -313,11 +385,13 @@ static qnet_value *dense(net *g, qnet_value *x, int bits, bool is_signed, int64_
 
 /* What may stand between a layer and the next quantizer. */
 static qnet_value *epilogue(net *g, qnet_value *y, bool pools) {
-  if (pools && chance(g, 15)) y = max_pool(g, y);
+  if (pools && chance(g, 15)) y = pool(g, y);
   if (chance(g, 75)) y = batch_norm(g, y);
-  if (pools && chance(g, 15)) y = max_pool(g, y);
+  if (pools && chance(g, 15)) y = pool(g, y);
   if (chance(g, 75)) y = elementwise(g, QNET_OP_RELU, y, NULL);
-  if (pools && chance(g, 15)) y = max_pool(g, y);
+  if (pools && chance(g, 15)) y = pool(g, y);
+  if (chance(g, 5)) y = elementwise(g, QNET_OP_RELU, y, NULL);
+  if (chance(g, 5)) y = batch_norm(g, y);
   return y;
 }
 
@@ -326,30 +400,34 @@ static bool same_type(const qnet_value *a, const qnet_value *b) {
 }
 
 /* conv -> ... with, at times, a shortcut around it: of x itself or of a 1x1 projection that
- * quantizes x by the same table. */
+ * quantizes x by the same levels or by others. */
 static qnet_value *block(net *g, qnet_value *x) {
   const levels input = activation_levels(g, some_bits(g), chance(g, 25));
   geometry w = random_geometry(g, x->type);
-  const bool residual = chance(g, 40);
-  if (residual && chance(g, 50)) w = (geometry){3, 1, 1, 1, x->type->dim[3]};
+  const bool residual = chance(g, 40) && x->type->dim[3] <= 1000;
+  if (residual && chance(g, 50))
+    w = (geometry){{{3, 3}, {1, 1}, {1, 1}, {1, 1}, {1, 1}}, x->type->dim[3]};
   qnet_value *y = conv(g, x, some_bits(g), &input, w);
   if (!residual) return epilogue(g, y, true);
   if (chance(g, 70)) y = batch_norm(g, y);
   qnet_value *shortcut = x;
   if (!same_type(x, y)) {
-    const geometry projection = {1, w.stride, 0, 1, w.outputs};
-    shortcut = conv(g, x, some_bits(g), &input, projection);
+    const geometry projection = one_by_one(w.w.stride[0], w.w.stride[1], w.outputs);
+    const levels other = chance(g, 40) ? activation_levels(g, some_bits(g), false) : input;
+    shortcut = conv(g, x, some_bits(g), &other, projection);
     if (!same_type(shortcut, y)) return epilogue(g, y, true);
     if (chance(g, 50)) shortcut = batch_norm(g, shortcut);
   }
   const bool swapped = chance(g, 50);
   y = elementwise(g, QNET_OP_ADD, swapped ? shortcut : y, swapped ? y : shortcut);
+  if (chance(g, 20)) return epilogue(g, y, true);
   return chance(g, 80) ? elementwise(g, QNET_OP_RELU, y, NULL) : y;
 }
 
 static qnet_value *normalize(net *g, qnet_value *image) {
-  double mean[4], std[4];
   const int n = (int)image->type->dim[3];
+  double *mean = need(qnet_arena_array(&g->m->arena, (size_t)n, sizeof *mean));
+  double *std = need(qnet_arena_array(&g->m->arena, (size_t)n, sizeof *std));
   for (int c = 0; c < n; c++) {
     mean[c] = between(g, 0.3, 0.6);
     std[c] = between(g, 0.2, 0.4);
@@ -383,12 +461,17 @@ static qnet_value *head(net *g, qnet_value *x) {
 qnet_module *qnet_random_net(uint64_t seed) {
   net g = {.rng = seed};
   g.m = need(qnet_module_create(qnet_allocator_system(), "random", QNET_LEVEL_NN));
-  const int64_t dim[] = {1, pick(&g, 4, 9), pick(&g, 4, 9), pick(&g, 1, 4)};
+  const int smallest = chance(&g, 15) ? 1 : 4;
+  const bool is_long = chance(&g, 1); /* sums of more than 2^16 products */
+  const int64_t dim[] = {1, is_long ? 1 : pick(&g, smallest, 9),
+                         is_long ? 1 : pick(&g, smallest, 9),
+                         is_long ? pick(&g, 65536, 67000) : pick(&g, 1, 4)};
+  g.extreme = chance(&g, 15);
   const qnet_type *image = qnet_type_tensor(g.m, QNET_U8, 4, dim);
   qnet_symbol *eval = need(qnet_symbol_add_func(g.m, "eval", &image, 1, QNET_NO_LOC));
   g.b = qnet_builder_at_end(g.m, eval->body);
   qnet_value *x = stem(&g, normalize(&g, &eval->body->arg[0]));
-  for (int i = pick(&g, 1, 3); i > 0; i--)
+  for (int i = chance(&g, 5) ? 0 : pick(&g, 1, 3); i > 0; i--)
     x = block(&g, x);
   x = head(&g, x);
   qnet_build_yield(&g.b, &x, 1);
