@@ -1,6 +1,7 @@
 /* Single images: the kind of file is told by its first bytes; then grey and colour are converted as
  * wanted. PGM and PPM are decoded here. */
 #include "runtime/image_internal.h"
+#include "runtime/pixels.h"
 #include "support/file.h"
 
 #include <inttypes.h>
@@ -64,12 +65,6 @@ qnet_status qnet_pnm_decode(const qnet_image_source *s, qnet_blob **out) {
 
 /* ---- grey and colour ----------------------------------------------------------------------- */
 
-/* ITU-R 601 in 16-bit fixed point (the weights sum to 65536). */
-static uint8_t luma(const uint8_t *rgb) {
-  const uint32_t sum = 19595u * rgb[0] + 38470u * rgb[1] + 7471u * rgb[2] + 32768u;
-  return (uint8_t)(sum >> 16);
-}
-
 /* Replaces *image by one of `channels` channels. */
 static qnet_status convert(const qnet_image_source *s, uint64_t channels, qnet_blob **image) {
   qnet_blob *const in = *image;
@@ -81,7 +76,7 @@ static qnet_status convert(const qnet_image_source *s, uint64_t channels, qnet_b
   uint8_t *out = to->data;
   for (size_t i = 0; i < pixels; i++) {
     if (channels == 1)
-      out[i] = luma(from + 3 * i);
+      out[i] = qnet_pixels_luma(from + 3 * i);
     else
       memset(out + 3 * i, from[i], 3);
   }
