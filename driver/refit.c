@@ -174,8 +174,10 @@ static void close_calibration(calibration *c) {
 static qnet_status load_calibration_batch(const calibration *c, int batch, uint8_t *images) {
   uint32_t index[CALIBRATION_BATCH];
   int32_t labels[CALIBRATION_BATCH];
+  /* Evenly spread: a set may be sorted by class. */
   for (int i = 0; i < CALIBRATION_BATCH; i++)
-    index[i] = (uint32_t)(batch * CALIBRATION_BATCH + i);
+    index[i] = (uint32_t)((batch * CALIBRATION_BATCH + i) * c->set.count /
+                          (CALIBRATION_BATCH * CALIBRATION_BATCHES));
   return qnet_dataset_batch(&c->set, index, CALIBRATION_BATCH, NULL, 0, 0, images, labels,
                             c->session->diag);
 }

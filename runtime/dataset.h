@@ -50,12 +50,17 @@ void qnet_item_release(qnet_item *item);
 /* What happens to one image of a batch. The random numbers depend on (seed, epoch, index of the
  * image) alone (Random123). */
 typedef struct qnet_augment {
-  int crop_pad; /* 0 = none */
-  bool flip;
+  int crop_pad; /* zero pixels around the image, then a random part; 0: none */
+  bool flip;    /* mirrors half of the images */
+  /* A random part of at least this share of the area, brought to the batch's size; 0: none. */
+  double smallest_area;
+  /* Each factor is drawn from [1 - x, 1 + x], at least 0; 0: none. */
+  double brightness, contrast, saturation;
 } qnet_augment;
 
-/* One batch: image index[i] goes to images + i * height * width * channels, its label to labels[i].
- * augment may be NULL. */
+/* One batch. Images of another size than the batch's lose 1/16 at each border, more on the longer
+ * side, unless a random part is taken. Image index[i] goes to images + i * height * width *
+ * channels, its label to labels[i]. augment may be NULL. */
 qnet_status qnet_dataset_batch(const qnet_dataset *s, const uint32_t *index, size_t count,
                                const qnet_augment *augment, uint64_t seed, uint64_t epoch,
                                uint8_t *images, int32_t *labels, qnet_diag *d);

@@ -55,6 +55,21 @@ check run-npy sh -c "$qnetc run '$net' image.npy --weights=w2.safetensors --json
 check run-same cmp pgm.json npy.json
 check run-class sh -c "[ \$(sed 's/.*\"class\": \\([0-9]*\\).*/\\1/' pgm.json) = \$(head -n 1 jit.txt) ]"
 
+# The first test images once more, as files in a directory for each class; any order counts the same.
+mkdir -p files/val && zcat data/t10k-images-idx3-ubyte.gz | tail -c +17 >pixels
+tail -c +9 data/t10k-labels-idx1-ubyte | head -c 60 | od -An -v -tu1 -w1 | tr -d ' ' |
+  while read -r label; do
+    mkdir -p "files/train/$label" "files/val/$label"
+    n=$((${n:--1} + 1))
+    { printf 'P5\n28 28\n255\n' && tail -c +$((n * 784 + 1)) pixels | head -c 784; } >"files/val/$label/$n.pgm"
+  done
+correct_of() { $qnetc eval "$net" --weights=w2.safetensors --data="$1" --limit=60 --json |
+  sed 's/, "seconds".*//'; }
+check eval-files [ -n "$(correct_of files)" -a "$(correct_of files)" = "$(correct_of data)" ]
+printf 'P5\n28 28\n255\nshort' >files/val/0/1000.pgm
+check bad-file fails 1 "val/0/1000.pgm: error: the image needs 784 bytes" \
+  $qnetc eval "$net" --weights=w2.safetensors --data=files
+
 # ---- weights that were not trained at these bits ------------------------------------------------
 check bits3-warns sh -c "$qnetc eval '$net' --weights=w2.safetensors --bits=3 --data=data 2>err &&
   grep -q 'warning: .*not trained' err"

@@ -219,10 +219,14 @@ static void augmentation_moves_and_mirrors(void **state) {
   int32_t label = 3;
   for (int i = 0; i < PIXELS; i++)
     image[i] = (uint8_t)(i + 1);
-  const qnet_dataset shape = {
-      .count = 1, .classes = 4, .height = HEIGHT, .width = WIDTH, .channels = 1};
+  const qnet_dataset shape = {.allocator = qnet_allocator_system(),
+                              .count = 1,
+                              .classes = 4,
+                              .height = HEIGHT,
+                              .width = WIDTH,
+                              .channels = 1};
   const qnet_dataset set = qnet_dataset_view(&shape, image, &label);
-  const qnet_augment augment = {1, true};
+  const qnet_augment augment = {.crop_pad = 1, .flip = true};
   const uint32_t index = 0;
   int32_t got;
   int count[2][3][3] = {{{0}}};
@@ -241,7 +245,7 @@ static void augmentation_moves_and_mirrors(void **state) {
   }
   for (int k = 0; k < 18; k++) /* 50 expected */
     assert_in_range(count[k / 9][k / 3 % 3][k % 3], 20, 90);
-  qnet_dataset_batch(&set, &index, 1, &(qnet_augment){0, false}, 5, 0, out, &got, NULL);
+  qnet_dataset_batch(&set, &index, 1, &(qnet_augment){.crop_pad = 0}, 5, 0, out, &got, NULL);
   assert_memory_equal(out, image, sizeof out);
 }
 
