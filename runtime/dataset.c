@@ -45,7 +45,8 @@ static const known_set known_sets[] = {
 enum { KNOWN_SETS = sizeof known_sets / sizeof known_sets[0] };
 
 static const qnet_dataset_format *const formats[] = {&qnet_format_idx, &qnet_format_cifar10,
-                                                     &qnet_format_cifar100, &qnet_format_folder};
+                                                     &qnet_format_cifar100, &qnet_format_npy,
+                                                     &qnet_format_folder};
 enum { FORMATS = sizeof formats / sizeof formats[0] };
 
 /* ---- where the files are ------------------------------------------------------------------- */

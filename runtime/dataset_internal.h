@@ -27,6 +27,7 @@ typedef struct qnet_dataset_format {
 extern const qnet_dataset_format qnet_format_idx;
 extern const qnet_dataset_format qnet_format_cifar10;
 extern const qnet_dataset_format qnet_format_cifar100; /* fine labels, coarse where classes is 20 */
+extern const qnet_dataset_format qnet_format_npy;
 extern const qnet_dataset_format qnet_format_folder;
 
 /* DIRECTORY/NAME in the scratch arena; NULL is reported by the caller. */
