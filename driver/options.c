@@ -213,12 +213,19 @@ static const struct {
     {T, offsetof(qnet_options, output), "nowhere to save; add -o WEIGHTS.safetensors"},
 };
 
+/* A module (.qir) brings its weights along. */
+static bool has_need(const qnet_options *o, size_t offset) {
+  if (*(const char *const *)(const void *)((const char *)o + offset)) return true;
+  const size_t length = o->input ? strlen(o->input) : 0;
+  return offset == offsetof(qnet_options, weights) && length > 4 &&
+         strcmp(o->input + length - 4, ".qir") == 0;
+}
+
 static qnet_status check_needs(const qnet_options *o, qnet_diag *d) {
   if (o->help || (o->target && strcmp(o->target, "help") == 0)) return QNET_OK;
   qnet_status status = QNET_OK;
   for (size_t i = 0; i < sizeof needs / sizeof needs[0]; i++) {
-    const char *const *field = (const void *)((const char *)o + needs[i].offset);
-    if ((needs[i].verbs & (unsigned)o->verb) && !*field)
+    if ((needs[i].verbs & (unsigned)o->verb) && !has_need(o, needs[i].offset))
       status = qnet_error_in(d, "qnetc", "%s", needs[i].message);
   }
   return status;
