@@ -3,6 +3,7 @@
  * W.ckpt.prev. */
 #include "driver/json.h"
 #include "driver/model.h"
+#include "driver/plot.h"
 #include "driver/refit.h"
 #include "driver/run_fields.h"
 #include "driver/stop.h"
@@ -154,6 +155,8 @@ static qnet_status run(qnet_session *s, const qnet_program *p, const qnet_train_
   const qnet_status status =
       qnet_train(&engine, options, &data->train, &data->test, &report, s->diag);
   qnet_trainer_destroy(t);
+  if (status == QNET_OK && s->options.plot)
+    QNET_TRY(qnet_plot_training(s, p, options->metrics, s->options.plot));
   if (status == QNET_STOPPED)
     fprintf(stderr,
             "stopped; the run is saved in %s. To go on, give the same command with "

@@ -188,8 +188,14 @@ static void log_epoch(const run *r, double images_per_second) {
   fflush(log);
 }
 
+static qnet_status write_metrics(const run *r) {
+  if (!r->options->metrics) return QNET_OK;
+  return qnet_file_write(r->train->allocator, r->options->metrics, r->metrics.data,
+                         r->metrics.length, r->diag);
+}
+
 /* No times: the file is a function of the run. */
-static qnet_status write_metrics(run *r) {
+static qnet_status add_metrics(run *r) {
   const qnet_train_options *const o = r->options;
   const int64_t last_step = r->at.epoch * r->steps + r->at.step - 1;
   qnet_strbuf_printf(&r->metrics,
@@ -200,9 +206,7 @@ static qnet_status write_metrics(run *r) {
                      r->at.last_correct, r->test->count, qnet_train_lr(o, last_step, r->steps),
                      r->at.epoch >= first_frozen(o) ? "true" : "false");
   if (r->metrics.failed) return qnet_out_of_memory(r->diag);
-  if (!o->metrics) return QNET_OK;
-  return qnet_file_write(r->train->allocator, o->metrics, r->metrics.data, r->metrics.length,
-                         r->diag);
+  return write_metrics(r);
 }
 
 static qnet_status save_weights(run *r) {
@@ -221,7 +225,7 @@ static qnet_status finish_epoch(run *r, double images_per_second) {
       qnet_evaluate(r->engine, r->test, 0, NULL, &r->at.last_correct, r->options->log, r->diag));
   log_epoch(r, images_per_second);
   QNET_TRY(save_weights(r));
-  QNET_TRY(write_metrics(r));
+  QNET_TRY(add_metrics(r));
   r->at.epoch++;
   r->at.step = r->at.correct = 0;
   r->at.loss = 0;
@@ -272,7 +276,7 @@ static qnet_status resume(run *r) {
   if (o->log)
     fprintf(o->log, "going on after epoch %" PRId64 ", step %" PRId64 "\n", r->at.epoch,
             r->at.step);
-  return QNET_OK;
+  return r->metrics.length > 0 ? write_metrics(r) : QNET_OK;
 }
 
 static void fill_report(const run *r, qnet_train_report *report) {

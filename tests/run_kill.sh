@@ -166,6 +166,8 @@ check no-checkpoint-says grep -q "there is no checkpoint" damage.log
 check no-checkpoint-same same c
 cp whole.ckpt c.ckpt
 check finished resume c
+check finished-plot train c --resume --plot=c.svg
+check finished-plot-levels sh -c "[ \$(grep -c 'class=.level' c.svg) = 2 ]"
 restore new.ckpt
 touch c.ckpt.tmp-99999999-0
 check stale-temporaries resume c
