@@ -4,6 +4,7 @@
 #include "ir/interp.h"
 #include "support/parallel.h"
 #include "support/simd.h"
+#include <math.h>
 #include <string.h>
 
 /* ---- the update: operands w, gradient, velocity, lr; results w', velocity' --------------------*/
@@ -51,6 +52,71 @@ static qnet_status run_sgd(qnet_plan *p, const qnet_plan_step *s, qnet_diag *d) 
 }
 
 const qnet_plan_kernel qnet_plan_sgd = {.run = run_sgd, .overwrites = 7};
+
+/* ---- Adam: operands w, gradient, m, v, steps, lr; results w', m', v', steps'
+ * -------------------*/
+
+typedef struct adam {
+  const float *w, *gradient, *mean, *square;
+  float *next_w, *next_mean, *next_square;
+  float beta1, beta2, eps;
+  float decay, decoupled;         /* one of them is 0 */
+  float rate, correction, shrink; /* lr / (1 - beta1^t), 1 / (1 - beta2^t), lr */
+} adam;
+
+QNET_SIMD_BODY void adam_range_body(const adam *u, int64_t begin, int64_t end) {
+  const float *w = u->w, *gradient = u->gradient, *mean = u->mean, *square = u->square;
+  float *next_w = u->next_w, *next_mean = u->next_mean, *next_square = u->next_square;
+  const float beta1 = u->beta1, beta2 = u->beta2, eps = u->eps, decay = u->decay;
+  const float rate = u->rate, correction = u->correction, shrink = u->shrink * u->decoupled;
+#pragma omp simd
+  for (int64_t i = begin; i < end; i++) {
+    const float old = w[i], g = gradient[i] + decay * old;
+    const float first = beta1 * mean[i] + (1 - beta1) * g;
+    const float second = beta2 * square[i] + (1 - beta2) * (g * g);
+    next_mean[i] = first;
+    next_square[i] = second;
+    next_w[i] = old - (rate * (first / (sqrtf(second * correction) + eps)) + shrink * old);
+  }
+}
+QNET_SIMD_DISPATCH(adam_range, (const adam *u, int64_t begin, int64_t end), (u, begin, end))
+
+static void adam_chunk(void *context, size_t begin, size_t end) {
+  adam_range(context, (int64_t)begin, (int64_t)end);
+}
+
+static qnet_status run_adam(qnet_plan *p, const qnet_plan_step *s, qnet_diag *d) {
+  (void)p, (void)d;
+  const double beta1 = qnet_op_float(s->op, "beta1", 0.9);
+  const double beta2 = qnet_op_float(s->op, "beta2", 0.999);
+  const double decay = qnet_op_float(s->op, "weight_decay", 0);
+  const bool decoupled = qnet_op_int(s->op, "decoupled", 0) != 0;
+  const int64_t t = *(const int64_t *)s->in[4]->data + 1;
+  const float lr = *(const float *)s->in[5]->data;
+  adam u = {.w = (const float *)s->in[0]->data,
+            .gradient = (const float *)s->in[1]->data,
+            .mean = (const float *)s->in[2]->data,
+            .square = (const float *)s->in[3]->data,
+            .next_w = (float *)s->out[0]->data,
+            .next_mean = (float *)s->out[1]->data,
+            .next_square = (float *)s->out[2]->data,
+            .beta1 = (float)beta1,
+            .beta2 = (float)beta2,
+            .eps = (float)qnet_op_float(s->op, "eps", 1e-8),
+            .decay = decoupled ? 0 : (float)decay,
+            .decoupled = decoupled ? (float)decay : 0,
+            .rate = (float)((double)lr / (1 - pow(beta1, (double)t))),
+            .correction = (float)(1 / (1 - pow(beta2, (double)t))),
+            .shrink = lr};
+  qnet_parallel_for((size_t)qnet_type_elements(s->in[0]->type), 16 * QNET_PLAN_RANGE, adam_chunk,
+                    &u);
+  *(int64_t *)s->out[3]->data = t; /* last: it may lie where an operand was */
+  return QNET_OK;
+}
+
+const qnet_plan_kernel qnet_plan_adam = {.run = run_adam, .overwrites = 0x1f};
+
+/* ---- moving averages --------------------------------------------------------------------------*/
 
 static qnet_status run_moving_average(qnet_plan *p, const qnet_plan_step *s, qnet_diag *d) {
   (void)p, (void)d;

@@ -62,12 +62,12 @@ static void put_quantizer(const qnet_quant_spec *q, qnet_run_fields *f) {
 }
 
 static void put_schedule(const qnet_train_options *o, qnet_run_fields *f) {
-  static const char *const names[] = {"cosine", "step", "constant"};
+  static const char *const names[] = {"cosine", "step", "constant", "linear"};
   uint64_t h = QNET_HASH_START;
   if (o->schedule == QNET_LR_STEP)
     h = qnet_content_hash(h, o->step_epochs, sizeof *o->step_epochs * (size_t)o->steps);
-  put(f, "schedule", "%s lr %.17g factor %.17g at %016" PRIx64, names[o->schedule], o->lr,
-      o->step_factor, h);
+  put(f, "schedule", "%s lr %.17g warm-up %d factor %.9g at %016" PRIx64, names[o->schedule], o->lr,
+      o->warmup_epochs, o->step_factor, h);
 }
 
 static void put_settings(const qnet_program *p, const qnet_train_options *o, qnet_run_fields *f) {
@@ -76,8 +76,12 @@ static void put_settings(const qnet_program *p, const qnet_train_options *o, qne
   put(f, "number of frozen epochs", "%d", o->frozen_epochs);
   put(f, "batch", "%d", r->batch);
   put(f, "image limit", "%" PRId64, o->limit);
-  put(f, "optimizer", "momentum %.17g decay %.17g nesterov %d", r->momentum, r->weight_decay,
-      r->nesterov);
+  if (r->optimizer == QNET_OPTIMIZER_ADAM)
+    put(f, "optimizer", "adam beta %.9g %.9g eps %.9g decay %.17g decoupled %d", r->beta1, r->beta2,
+        r->eps, r->weight_decay, r->decoupled);
+  else
+    put(f, "optimizer", "sgd momentum %.17g decay %.17g nesterov %d", r->momentum, r->weight_decay,
+        r->nesterov);
   put_schedule(o, f);
   put(f, "augmentation", "crop %d flip %d", o->augment.crop_pad, o->augment.flip);
   put(f, "label smoothing", "%.17g", r->label_smoothing);

@@ -23,15 +23,24 @@ static void forget_predictor(qnet_trainer *t) {
   t->predictor = NULL;
 }
 
+/* As options of autodiff. */
+static void write_optimizer(const qnet_recipe *r, char *out, size_t size) {
+  if (r->optimizer == QNET_OPTIMIZER_ADAM)
+    snprintf(out, size, "optimizer=adam,beta1=%.17g,beta2=%.17g,eps=%.17g,decoupled=%d", r->beta1,
+             r->beta2, r->eps, r->decoupled);
+  else
+    snprintf(out, size, "optimizer=sgd,momentum=%.17g,nesterov=%d", r->momentum, r->nesterov);
+}
+
 static qnet_status make_step(qnet_trainer *t) {
   const qnet_recipe *r = &t->program->recipe;
   qnet_diag *d = t->session->diag;
   t->step = qnet_module_clone(t->program->module);
   if (!t->step) return qnet_out_of_memory(d);
-  char pipeline[256];
-  snprintf(pipeline, sizeof pipeline,
-           "batch{n=%d},autodiff{momentum=%.17g,weight_decay=%.17g,nesterov=%d,smoothing=%.17g}",
-           r->batch, r->momentum, r->weight_decay, r->nesterov, r->label_smoothing);
+  char pipeline[512], optimizer[256];
+  write_optimizer(r, optimizer, sizeof optimizer);
+  snprintf(pipeline, sizeof pipeline, "batch{n=%d},autodiff{%s,weight_decay=%.17g,smoothing=%.17g}",
+           r->batch, optimizer, r->weight_decay, r->label_smoothing);
   const qnet_pipeline_options options = {0};
   QNET_TRY(qnet_pipeline_run(t->step, pipeline, &options, NULL, d));
   QNET_TRY(qnet_weights_init(t->step, 0, d)); /* momentum: zeros */

@@ -78,6 +78,7 @@ static qnet_lr_schedule schedule_of(const qnet_recipe *r) {
   case QNET_SCHEDULE_COSINE: return QNET_LR_COSINE;
   case QNET_SCHEDULE_STEP: return QNET_LR_STEP;
   case QNET_SCHEDULE_CONSTANT: return QNET_LR_CONSTANT;
+  case QNET_SCHEDULE_LINEAR: return QNET_LR_LINEAR;
   }
   return QNET_LR_CONSTANT;
 }
@@ -110,6 +111,7 @@ static qnet_train_options train_options(const qnet_session *s, const qnet_progra
   qnet_train_options t = {.epochs = o->epochs != QNET_UNSET ? (int)o->epochs : r->epochs,
                           .lr = isnan(o->lr) ? r->lr : o->lr,
                           .schedule = schedule_of(r),
+                          .warmup_epochs = r->warmup_epochs,
                           .step_factor = r->step_factor,
                           .steps = r->steps,
                           .augment = {.crop_pad = r->crop_pad, .flip = r->flip},

@@ -18,7 +18,10 @@ static bool has_suffix(const char *name, const char *suffix) {
 
 /* What training adds and a weights file does not hold. */
 static bool is_transient(const char *name) {
-  return has_suffix(name, ".momentum") || has_suffix(name, ".count") || has_suffix(name, ".sum");
+  static const char *const suffixes[] = {".momentum", ".variance", ".steps", ".count", ".sum"};
+  for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++)
+    if (has_suffix(name, suffixes[i])) return true;
+  return false;
 }
 
 /* ---- initial values ------------------------------------------------------------------------ */

@@ -15,16 +15,27 @@ typedef struct qnet_quant_spec {
   qnet_loc loc;
 } qnet_quant_spec;
 
-typedef enum { QNET_SCHEDULE_COSINE, QNET_SCHEDULE_STEP, QNET_SCHEDULE_CONSTANT } qnet_schedule;
+typedef enum {
+  QNET_SCHEDULE_COSINE,
+  QNET_SCHEDULE_STEP,
+  QNET_SCHEDULE_CONSTANT,
+  QNET_SCHEDULE_LINEAR
+} qnet_schedule;
+
+typedef enum { QNET_OPTIMIZER_SGD, QNET_OPTIMIZER_ADAM } qnet_optimizer;
 
 /* The training recipe; values that the .qnet leaves out have these defaults. */
 typedef struct qnet_recipe {
   int epochs;                 /* 10 */
   int batch;                  /* 128 */
-  double lr;                  /* 0.1 */
-  double momentum;            /* 0.9 */
-  double weight_decay;        /* 1e-4 */
-  bool nesterov;              /* false */
+  qnet_optimizer optimizer;   /* sgd */
+  double lr;                  /* 0.1; adam 0.001 */
+  double weight_decay;        /* 1e-4; adam 0 */
+  double momentum;            /* sgd: 0.9 */
+  bool nesterov;              /* sgd: false */
+  double beta1, beta2, eps;   /* adam: 0.9, 0.999, 1e-8 */
+  bool decoupled;             /* adam: false; else its weight decay is AdamW's */
+  int warmup_epochs;          /* 0: epochs in which lr rises to its full value */
   qnet_schedule schedule;     /* cosine */
   double step_factor;         /* 0.1 */
   int step_epochs[16], steps; /* step: the epochs at which lr is multiplied */

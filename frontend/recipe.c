@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+enum { MAX_PARAMS = 6 }; /* of a word */
 enum { MAX_EPOCHS = 100000, MAX_BATCH = 65536, MAX_CROP = 64 };
 
 void qnet_recipe_defaults(qnet_recipe *r) {
@@ -13,6 +14,9 @@ void qnet_recipe_defaults(qnet_recipe *r) {
                      .lr = 0.1,
                      .momentum = 0.9,
                      .weight_decay = 1e-4,
+                     .beta1 = 0.9,
+                     .beta2 = 0.999,
+                     .eps = 1e-8,
                      .schedule = QNET_SCHEDULE_COSINE,
                      .step_factor = 0.1};
 }
@@ -20,7 +24,7 @@ void qnet_recipe_defaults(qnet_recipe *r) {
 /* A word with arguments: `cosine`, `step(at = [5, 8])`. */
 typedef struct word {
   const char *name;
-  qnet_sema_param params[4];
+  qnet_sema_param params[MAX_PARAMS];
   void (*run)(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r);
 } word;
 
@@ -28,14 +32,31 @@ typedef struct word {
  * ------------------------------------------------------------------------------------ */
 
 static void run_sgd(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) {
+  r->optimizer = QNET_OPTIMIZER_SGD;
   qnet_sema_to_number(s, &slot[0], "'lr'", 1e-12, 1e6, &r->lr);
   qnet_sema_to_number(s, &slot[1], "'momentum'", 0, 1, &r->momentum);
   qnet_sema_to_number(s, &slot[2], "'weight_decay'", 0, 1, &r->weight_decay);
   qnet_sema_to_bool(s, &slot[3], "'nesterov'", &r->nesterov);
 }
 
+/* Its own defaults: a rate that suits SGD would let Adam diverge. */
+static void run_adam(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) {
+  r->optimizer = QNET_OPTIMIZER_ADAM;
+  r->lr = 1e-3;
+  r->weight_decay = 0;
+  qnet_sema_to_number(s, &slot[0], "'lr'", 1e-12, 1e6, &r->lr);
+  qnet_sema_to_number(s, &slot[1], "'beta1'", 0, 0.999999, &r->beta1);
+  qnet_sema_to_number(s, &slot[2], "'beta2'", 0, 0.999999, &r->beta2);
+  qnet_sema_to_number(s, &slot[3], "'eps'", 1e-30, 1, &r->eps);
+  qnet_sema_to_number(s, &slot[4], "'weight_decay'", 0, 1, &r->weight_decay);
+  qnet_sema_to_bool(s, &slot[5], "'decoupled'", &r->decoupled);
+}
+
 static const word optimizers[] = {
     {"sgd", {{"lr", 0}, {"momentum", 0}, {"weight_decay", 0}, {"nesterov", 0}}, run_sgd},
+    {"adam",
+     {{"lr", 0}, {"beta1", 0}, {"beta2", 0}, {"eps", 0}, {"weight_decay", 0}, {"decoupled", 0}},
+     run_adam},
 };
 
 /* ---- schedules
@@ -45,6 +66,12 @@ static void run_cosine(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r
   (void)s;
   (void)slot;
   r->schedule = QNET_SCHEDULE_COSINE;
+}
+
+static void run_linear(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) {
+  (void)s;
+  (void)slot;
+  r->schedule = QNET_SCHEDULE_LINEAR;
 }
 
 static void run_constant(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) {
@@ -78,6 +105,7 @@ static const word schedules[] = {
     {"cosine", {{0}}, run_cosine},
     {"step", {{"at", QNET_PARAM_REQUIRED}, {"factor", 0}}, run_step},
     {"constant", {{0}}, run_constant},
+    {"linear", {{0}}, run_linear},
 };
 
 /* ---- augmentations
@@ -125,11 +153,11 @@ static void run_word(qnet_sema *s, const qnet_expr *e, const char *setting, cons
     return;
   }
   int params = 0;
-  while (params < 4 && words[i].params[params].name)
+  while (params < MAX_PARAMS && words[i].params[params].name)
     params++;
   const qnet_sema_call call = {
       .callee = name, .loc = e->loc, .args = is_call ? &e->call.args : &none};
-  qnet_sema_value slot[4];
+  qnet_sema_value slot[MAX_PARAMS];
   if (qnet_sema_arguments(s, &call, words[i].params, params, slot)) words[i].run(s, slot, r);
 }
 
@@ -160,14 +188,19 @@ static void set_batch(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
   set_int(s, t, MAX_BATCH, &r->batch);
 }
 
+/* Less than all epochs: the check needs both, so it is made where training begins. */
+static void set_warmup(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
+  set_int(s, t, MAX_EPOCHS, &r->warmup_epochs);
+}
+
 static void set_optimizer(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
   const qnet_expr *e = single(s, t);
-  if (e) run_word(s, e, "optimizer", optimizers, 1, r);
+  if (e) run_word(s, e, "optimizer", optimizers, 2, r);
 }
 
 static void set_schedule(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
   const qnet_expr *e = single(s, t);
-  if (e) run_word(s, e, "schedule", schedules, 3, r);
+  if (e) run_word(s, e, "schedule", schedules, 4, r);
 }
 
 static void set_augment(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
@@ -190,6 +223,7 @@ typedef struct setting_def {
 static const setting_def settings[] = {
     {"epochs", set_epochs},     {"batch", set_batch},     {"optimizer", set_optimizer},
     {"schedule", set_schedule}, {"augment", set_augment}, {"label_smoothing", set_label_smoothing},
+    {"warmup", set_warmup},
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
 

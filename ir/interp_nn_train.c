@@ -136,11 +136,39 @@ static qnet_status sgd(const qnet_module *m, const qnet_op *op, qnet_blob *const
   return QNET_OK;
 }
 
+static qnet_status adam(const qnet_module *m, const qnet_op *op, qnet_blob *const *in,
+                        qnet_blob **out) {
+  for (int i = 0; i < 4; i++) {
+    out[i] = qnet_interp_result(m, op, i);
+    if (out[i] == NULL) return QNET_NO_MEMORY;
+  }
+  const double beta1 = qnet_op_float(op, "beta1", 0.9), beta2 = qnet_op_float(op, "beta2", 0.999);
+  const double eps = qnet_op_float(op, "eps", 1e-8), lr = (double)*(const float *)in[5]->data;
+  const double decay = qnet_op_float(op, "weight_decay", 0.0);
+  const bool decoupled = qnet_op_int(op, "decoupled", 0) != 0;
+  const int64_t t = *(const int64_t *)in[4]->data + 1;
+  const double correct1 = 1.0 - pow(beta1, (double)t), correct2 = 1.0 - pow(beta2, (double)t);
+  const float *w = in[0]->data, *grad = in[1]->data, *mean = in[2]->data, *square = in[3]->data;
+  float *new_w = out[0]->data, *new_mean = out[1]->data, *new_square = out[2]->data;
+  for (int64_t i = 0; i < qnet_type_elements(op->result[0].type); i++) {
+    const double g = (double)grad[i] + (decoupled ? 0.0 : decay * (double)w[i]);
+    const double first = beta1 * (double)mean[i] + (1.0 - beta1) * g;
+    const double second = beta2 * (double)square[i] + (1.0 - beta2) * g * g;
+    const double step = first / correct1 / (sqrt(second / correct2) + eps);
+    new_mean[i] = (float)first;
+    new_square[i] = (float)second;
+    new_w[i] = (float)((double)w[i] - lr * (step + (decoupled ? decay * (double)w[i] : 0.0)));
+  }
+  *(int64_t *)out[3]->data = t;
+  return QNET_OK;
+}
+
 static const qnet_interp_kernel kernels[QNET_OP_COUNT] = {
     [QNET_OP_QUANTIZE_GRAD] = quantize_grad,
     [QNET_OP_CODE_STATS] = code_stats,
     [QNET_OP_SOFTMAX_CROSS_ENTROPY] = softmax_cross_entropy,
     [QNET_OP_SGD] = sgd,
+    [QNET_OP_ADAM] = adam,
 };
 
 qnet_interp_kernel qnet_interp_train_kernel(int opcode) {

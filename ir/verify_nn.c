@@ -271,6 +271,16 @@ static bool rule_sgd(qnet_verifier *v, const qnet_op *op) {
          qnet_expect_in(v, op, 3, qnet_tensor0(QNET_F32)) && qnet_expect_out(v, op, 1, w);
 }
 
+static bool rule_adam(qnet_verifier *v, const qnet_op *op) {
+  const qnet_type w = *qnet_in(op, 0);
+  if (!rule_unary(v, op)) return false;
+  for (int i = 1; i < 4; i++)
+    if (!qnet_expect_in(v, op, i, w)) return false;
+  return qnet_expect_in(v, op, 4, qnet_tensor0(QNET_I64)) &&
+         qnet_expect_in(v, op, 5, qnet_tensor0(QNET_F32)) && qnet_expect_out(v, op, 1, w) &&
+         qnet_expect_out(v, op, 2, w) && qnet_expect_out(v, op, 3, qnet_tensor0(QNET_I64));
+}
+
 qnet_rule qnet_rule_nn(int opcode) {
   static const qnet_rule rules[QNET_OP_COUNT] = {
       [QNET_OP_NORMALIZE] = rule_normalize,
@@ -301,6 +311,7 @@ qnet_rule qnet_rule_nn(int opcode) {
       [QNET_OP_CODE_STATS] = rule_code_stats,
       [QNET_OP_SOFTMAX_CROSS_ENTROPY] = rule_softmax_cross_entropy,
       [QNET_OP_SGD] = rule_sgd,
+      [QNET_OP_ADAM] = rule_adam,
   };
   return rules[opcode];
 }

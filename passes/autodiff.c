@@ -1,12 +1,14 @@
-/* autodiff{momentum=0.9,weight_decay=0.0001,nesterov=0,smoothing=0,decay_norm=0}: makes the
- * training step @step(image, label, lr) -> loss, correct from @eval.
+/* autodiff{optimizer=sgd,momentum=0.9,weight_decay=0.0001,nesterov=0,beta1=0.9,beta2=0.999,eps=1e-8,
+ * decoupled=0,smoothing=0,decay_norm=0}: makes the training step @step(image, label, lr) -> loss,
+ * correct from @eval.
  *
  * The forward of @eval is copied, batch_norm in its training form with moving averages written to
  * the running statistics (PyTorch's: momentum 0.1, unbiased variance). The gradient flows backwards
- * operation by operation through one table. Every f32 state symbol it reaches is learned by SGD;
- * its velocity is the state NAME.momentum. Weight decay acts on convolution and dense weights, and
- * on biases and batch_norm parameters too when decay_norm is 1. Quantizers bring their own
- * gradients and statistics (passes/quantizer.h).
+ * operation by operation through one table. Every f32 state symbol it reaches is learned by SGD
+ * with a velocity in the state NAME.momentum, or by Adam (optimizer=adam) with averages in
+ * NAME.momentum and NAME.variance and the count NAME.steps. Weight decay acts on convolution and
+ * dense weights, and on biases and batch_norm parameters too when decay_norm is 1. Quantizers bring
+ * their own gradients and statistics (passes/quantizer.h).
  *
  * Needs level nn; batch first (batch{n=N}), quantizers inserted. Keeps @eval and all facts. */
 #include "ir/ops.h"
@@ -270,40 +272,79 @@ static qnet_status build_backward(differ *s, qnet_region *step, qnet_op *loss) {
 
 /* ---- update -----------------------------------------------------------------------------------*/
 
-static qnet_symbol *velocity_symbol(differ *s, const qnet_symbol *parameter) {
+/* The state NAME.suffix beside a parameter, zero at first. */
+static qnet_symbol *beside(differ *s, const qnet_symbol *parameter, const char *suffix,
+                           const qnet_type *type) {
   qnet_module *m = s->module;
-  const char *name = qnet_arena_printf(&m->arena, "%s.momentum", parameter->name);
-  if (name == NULL) return NULL;
-  qnet_symbol *v = qnet_symbol_find(m, name);
-  if (v != NULL) return v;
-  const qnet_type *type = parameter->type;
-  qnet_blob *zero = qnet_blob_create(m->allocator, QNET_F32, type->rank, type->dim);
+  const char *name = qnet_arena_printf(&m->arena, "%s.%s", parameter->name, suffix);
+  if (name == NULL || type == NULL) return NULL;
+  qnet_symbol *found = qnet_symbol_find(m, name);
+  if (found != NULL) return found;
+  qnet_blob *zero = qnet_blob_create(m->allocator, type->dtype, type->rank, type->dim);
   if (zero == NULL) return NULL;
-  v = qnet_symbol_add_data(m, QNET_SYMBOL_STATE, name, type, zero, parameter->loc);
+  found = qnet_symbol_add_data(m, QNET_SYMBOL_STATE, name, type, zero, parameter->loc);
   qnet_blob_release(zero);
-  return v;
+  return found;
 }
 
-static qnet_status build_update(differ *s, qnet_op *read, qnet_value *lr) {
+static double decay_of(const differ *s, const qnet_type *type, double otherwise) {
+  const bool decays = type->rank >= 2 || qnet_pass_option_int(s->context, "decay_norm", 0) != 0;
+  return decays ? qnet_pass_option_float(s->context, "weight_decay", otherwise) : 0;
+}
+
+static qnet_status build_sgd(differ *s, const qnet_symbol *symbol, qnet_value *w, qnet_value *g,
+                             qnet_value *lr) {
   qnet_module *m = s->module;
   const qnet_pass_context *c = s->context;
-  qnet_value *w = &read->result[0], *g = s->grad[w->id];
-  const qnet_symbol *symbol = qnet_op_symbol(m, read, "sym");
-  qnet_symbol *velocity = velocity_symbol(s, symbol);
+  qnet_symbol *velocity = beside(s, symbol, "momentum", w->type);
   if (velocity == NULL) return qnet_out_of_memory(c->diag);
-  s->b.loc = read->loc;
   qnet_value *operands[] = {w, g, qnet_build_read(&s->b, velocity), lr};
   qnet_op *sgd =
       qnet_build(&s->b, QNET_OP_SGD, operands, 4, (const qnet_type *[]){w->type, w->type}, 2);
   if (sgd == NULL) return qnet_out_of_memory(c->diag);
-  const bool decays = w->type->rank >= 2 || qnet_pass_option_int(c, "decay_norm", 0) != 0;
   qnet_op_set_float(m, sgd, "momentum", qnet_pass_option_float(c, "momentum", 0.9));
-  qnet_op_set_float(m, sgd, "weight_decay",
-                    decays ? qnet_pass_option_float(c, "weight_decay", 1e-4) : 0);
+  qnet_op_set_float(m, sgd, "weight_decay", decay_of(s, w->type, 1e-4));
   if (qnet_pass_option_int(c, "nesterov", 0) != 0) qnet_op_set_int(m, sgd, "nesterov", 1);
   qnet_build_write(&s->b, symbol, &sgd->result[0]);
   qnet_build_write(&s->b, velocity, &sgd->result[1]);
   return QNET_OK;
+}
+
+static qnet_status build_adam(differ *s, const qnet_symbol *symbol, qnet_value *w, qnet_value *g,
+                              qnet_value *lr) {
+  qnet_module *m = s->module;
+  const qnet_pass_context *c = s->context;
+  const qnet_type *count = qnet_type_tensor(m, QNET_I64, 0, NULL);
+  const qnet_symbol *const own[] = {beside(s, symbol, "momentum", w->type),
+                                    beside(s, symbol, "variance", w->type),
+                                    beside(s, symbol, "steps", count)};
+  if (own[0] == NULL || own[1] == NULL || own[2] == NULL) return qnet_out_of_memory(c->diag);
+  qnet_value *operands[] = {w,
+                            g,
+                            qnet_build_read(&s->b, own[0]),
+                            qnet_build_read(&s->b, own[1]),
+                            qnet_build_read(&s->b, own[2]),
+                            lr};
+  const qnet_type *results[] = {w->type, w->type, w->type, count};
+  qnet_op *adam = qnet_build(&s->b, QNET_OP_ADAM, operands, 6, results, 4);
+  if (adam == NULL) return qnet_out_of_memory(c->diag);
+  qnet_op_set_float(m, adam, "beta1", qnet_pass_option_float(c, "beta1", 0.9));
+  qnet_op_set_float(m, adam, "beta2", qnet_pass_option_float(c, "beta2", 0.999));
+  qnet_op_set_float(m, adam, "eps", qnet_pass_option_float(c, "eps", 1e-8));
+  qnet_op_set_float(m, adam, "weight_decay", decay_of(s, w->type, 0));
+  if (qnet_pass_option_int(c, "decoupled", 0) != 0) qnet_op_set_int(m, adam, "decoupled", 1);
+  qnet_build_write(&s->b, symbol, &adam->result[0]);
+  for (int i = 0; i < 3; i++)
+    qnet_build_write(&s->b, own[i], &adam->result[1 + i]);
+  return QNET_OK;
+}
+
+static qnet_status build_update(differ *s, qnet_op *read, qnet_value *lr) {
+  qnet_value *w = &read->result[0], *g = s->grad[w->id];
+  const qnet_symbol *symbol = qnet_op_symbol(s->module, read, "sym");
+  s->b.loc = read->loc;
+  return qnet_pass_option_is(s->context, "optimizer", "adam") ? build_adam(s, symbol, w, g, lr)
+                                                              : build_sgd(s, symbol, w, g, lr);
 }
 
 /* A read and its place in the program. */

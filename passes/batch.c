@@ -20,7 +20,8 @@ static bool result_is_batched(const qnet_op *op, int index) {
   case QNET_OP_BIAS_GRAD:
   case QNET_OP_CODE_STATS:
   case QNET_OP_MOVING_AVERAGE:
-  case QNET_OP_SGD: return false;
+  case QNET_OP_SGD:
+  case QNET_OP_ADAM: return false;
   case QNET_OP_BATCH_NORM_TRAIN:
   case QNET_OP_BATCH_NORM_GRAD: return index == 0;
   case QNET_OP_SOFTMAX_CROSS_ENTROPY: return index == 1;

@@ -35,7 +35,8 @@ static const qnet_pass passes[] = {
    "quantizer:word weights:int activations:int grid:int first:int last:int",
    "puts nn.quantize before the weights and inputs of layers that are to be quantized"},
   {"autodiff", qnet_pass_autodiff, NN, NN, 0, 0, 0,
-   "momentum:float weight_decay:float nesterov:int smoothing:float decay_norm:int",
+   "optimizer:word momentum:float weight_decay:float nesterov:int beta1:float beta2:float "
+  "eps:float decoupled:int smoothing:float decay_norm:int",
    "derives @step, one step of training, from @eval"},
   {"fold-batch-norm", qnet_pass_fold_batch_norm, NN, NN, 0, 0, 0, "",
    "folds batch_norm of f32 layers into their weights and biases"},

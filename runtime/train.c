@@ -27,15 +27,16 @@ typedef struct run {
 
 double qnet_train_lr(const qnet_train_options *o, int64_t step, int64_t steps_per_epoch) {
   const double per_epoch = steps_per_epoch > 0 ? (double)steps_per_epoch : 1;
-  const double total = per_epoch * (o->epochs > 0 ? o->epochs : 1);
-  if (o->schedule == QNET_LR_COSINE) {
-    const double share = (double)step / total;
-    return o->lr * 0.5 * (1 + cos(M_PI * (share < 1 ? share : 1)));
-  }
+  const double warmup = per_epoch * o->warmup_epochs, at = (double)step;
+  if (at < warmup) return o->lr * (at + 1) / warmup;
+  const double rest = per_epoch * (o->epochs > 0 ? o->epochs : 1) - warmup;
+  const double share = at - warmup < rest ? (at - warmup) / rest : 1;
+  if (o->schedule == QNET_LR_COSINE) return o->lr * 0.5 * (1 + cos(M_PI * share));
+  if (o->schedule == QNET_LR_LINEAR) return o->lr * (1 - share);
   double lr = o->lr;
   if (o->schedule == QNET_LR_STEP)
     for (int i = 0; i < o->steps; i++)
-      if ((double)step >= o->step_epochs[i] * per_epoch) lr *= o->step_factor;
+      if (at >= o->step_epochs[i] * per_epoch) lr *= o->step_factor;
   return lr;
 }
 
@@ -45,6 +46,9 @@ static qnet_status check_run(run *r) {
   const qnet_train_options *const o = r->options;
   const int64_t batch = r->engine->batch, available = r->train->count;
   if (o->epochs < 1) return qnet_error_in(r->diag, "--epochs", "must be at least 1");
+  if (o->warmup_epochs >= o->epochs && o->warmup_epochs > 0)
+    return qnet_error_in(r->diag, "--epochs", "%d epochs of warm-up leave none of %d to train",
+                         o->warmup_epochs, o->epochs);
   if (r->train->height != r->test->height || r->train->width != r->test->width ||
       r->train->channels != r->test->channels)
     return qnet_error_in(r->diag, "--data", "training and test images differ in size");

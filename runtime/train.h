@@ -31,7 +31,7 @@ typedef struct qnet_engine {
   qnet_status (*restore)(void *ctx, const qnet_tensor_file *f, const char *path, qnet_diag *d);
 } qnet_engine;
 
-typedef enum { QNET_LR_COSINE, QNET_LR_STEP, QNET_LR_CONSTANT } qnet_lr_schedule;
+typedef enum { QNET_LR_COSINE, QNET_LR_STEP, QNET_LR_CONSTANT, QNET_LR_LINEAR } qnet_lr_schedule;
 
 /* One property of a run that a run going on from its checkpoint must share. */
 typedef struct qnet_run_field {
@@ -44,6 +44,7 @@ typedef struct qnet_train_options {
   int frozen_epochs; /* of these, the last ones that run on the integer grid */
   double lr;
   qnet_lr_schedule schedule;
+  int warmup_epochs; /* lr rises to its full value; the schedule fills the rest */
   double step_factor;
   int step_epochs[16], steps;
   qnet_augment augment;
@@ -74,7 +75,8 @@ typedef struct qnet_train_report {
   double seconds, images_per_second;
 } qnet_train_report;
 
-/* Learning rate at a step of an epoch (cosine falls to 0 at the very end). */
+/* Learning rate at a step of the run. Warm-up: step i of w has (i + 1) / w of it. Cosine and linear
+ * fall from there to 0 at the very end; `step` counts its epochs from the beginning. */
 double qnet_train_lr(const qnet_train_options *o, int64_t step, int64_t steps_per_epoch);
 
 /* Trains, evaluates and saves after every epoch. A loss that is not finite stops the run with a

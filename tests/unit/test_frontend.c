@@ -205,6 +205,21 @@ static void test_declarations(void **state) {
   qnet_module_destroy(p.module);
 }
 
+static void test_adam_recipe(void **state) {
+  (void)state;
+  qnet_program p;
+  expect_net("train { optimizer = adam(beta2 = 0.99, decoupled = true)  schedule = linear\n"
+             "  warmup = 3 }\n"
+             "return image |> flatten |> dense(classes)\n",
+             &p);
+  assert_int_equal(p.recipe.optimizer, QNET_OPTIMIZER_ADAM);
+  assert_true(p.recipe.lr == 1e-3 && p.recipe.weight_decay == 0 && p.recipe.beta1 == 0.9);
+  assert_true(p.recipe.beta2 == 0.99 && p.recipe.eps == 1e-8 && p.recipe.decoupled);
+  assert_int_equal(p.recipe.schedule, QNET_SCHEDULE_LINEAR);
+  assert_int_equal(p.recipe.warmup_epochs, 3);
+  qnet_module_destroy(p.module);
+}
+
 /* The frontend's list of quantizers and the passes' table agree. The one of 8 bits serves the
  * exceptions and has no name in the language. */
 static void test_quantizer_names(void **state) {
@@ -435,14 +450,14 @@ static void test_out_of_memory(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_examples),      cmocka_unit_test(test_fashion),
-      cmocka_unit_test(test_resnet),        cmocka_unit_test(test_defaults),
-      cmocka_unit_test(test_declarations),  cmocka_unit_test(test_quantizer_names),
-      cmocka_unit_test(test_windows),       cmocka_unit_test(test_static_language),
-      cmocka_unit_test(test_locations),     cmocka_unit_test(test_errors),
-      cmocka_unit_test(test_overrides),     cmocka_unit_test(test_truncations),
-      cmocka_unit_test(test_byte_flips),    cmocka_unit_test(test_depth),
-      cmocka_unit_test(test_out_of_memory),
+      cmocka_unit_test(test_examples),        cmocka_unit_test(test_fashion),
+      cmocka_unit_test(test_resnet),          cmocka_unit_test(test_defaults),
+      cmocka_unit_test(test_declarations),    cmocka_unit_test(test_adam_recipe),
+      cmocka_unit_test(test_quantizer_names), cmocka_unit_test(test_windows),
+      cmocka_unit_test(test_static_language), cmocka_unit_test(test_locations),
+      cmocka_unit_test(test_errors),          cmocka_unit_test(test_overrides),
+      cmocka_unit_test(test_truncations),     cmocka_unit_test(test_byte_flips),
+      cmocka_unit_test(test_depth),           cmocka_unit_test(test_out_of_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

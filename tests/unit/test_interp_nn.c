@@ -565,6 +565,39 @@ static void updates(void **state) {
   test_release(out, 5);
 }
 
+/* Two steps of two elements, worked out by hand from the definition. */
+static void adam_updates(void **state) {
+  (void)state;
+  const int64_t steps = 1;
+  qnet_blob *args[] = {test_blob(QNET_F32, 2, (float[]){1, -2}),
+                       test_blob(QNET_F32, 2, (float[]){0.5f, 0}),
+                       test_blob(QNET_F32, 2, (float[]){0.25f, 0.5f}),
+                       test_blob(QNET_F32, 2, (float[]){0.0625f, 0.25f}),
+                       test_blob(QNET_I64, 1, &steps),
+                       test_blob(QNET_F32, 1, (float[]){0.125f})};
+  qnet_blob *out[8] = {NULL};
+  test_run("module @t nn { func @step(%w: tensor<2xf32>, %g: tensor<2xf32>, %m: tensor<2xf32>, "
+           "%v: tensor<2xf32>, %t: tensor<i64>, %lr: tensor<f32>) {\n"
+           "%0, %1, %2, %3 = nn.adam(%w, %g, %m, %v, %t, %lr) {beta1 = 0.5, beta2 = 0.75, eps = "
+           "0.25, weight_decay = 0.0} : tensor<2xf32>, tensor<2xf32>, tensor<2xf32>, tensor<i64>\n"
+           "%4, %5, %6, %7 = nn.adam(%w, %g, %m, %v, %t, %lr) {beta1 = 0.5, beta2 = 0.75, eps = "
+           "0.25, weight_decay = 0.5, decoupled = 1} : tensor<2xf32>, tensor<2xf32>, "
+           "tensor<2xf32>, tensor<i64>\n yield %0, %1, %2, %3, %4, %5, %6, %7 } }",
+           args, 6, out, 8);
+  const double m0 = 0.375 / 0.75, v0 = (0.75 * 0.0625 + 0.0625) / 0.4375;
+  const double m1 = 0.25 / 0.75, v1 = 0.75 * 0.25 / 0.4375;
+  const double w0 = 1 - 0.125 * m0 / (sqrt(v0) + 0.25), w1 = -2 - 0.125 * m1 / (sqrt(v1) + 0.25);
+  for (int i = 0; i < 2; i++) {
+    check_floats(out[4 * i + 1], (float[]){0.375f, 0.25f}, 2);
+    check_floats(out[4 * i + 2], (float[]){0.109375f, 0.1875f}, 2);
+    assert_int_equal(*(int64_t *)out[4 * i + 3]->data, 2);
+  }
+  check_floats(out[0], (float[]){(float)w0, (float)w1}, 2);
+  check_floats(out[4], (float[]){(float)(w0 - 0.0625), (float)(w1 + 0.125)}, 2);
+  test_release(args, 6);
+  test_release(out, 8);
+}
+
 int main(void) {
   printf("seed %llu\n", (unsigned long long)seed);
   const struct CMUnitTest tests[] = {
@@ -583,6 +616,7 @@ int main(void) {
       cmocka_unit_test(softmax_cross_entropy_and_its_gradient),
       cmocka_unit_test(straight_through_gradients_and_statistics),
       cmocka_unit_test(updates),
+      cmocka_unit_test(adam_updates),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -99,6 +99,14 @@ static void test_step_f32(void **state) {
   compare_steps("batch{n=6},autodiff{nesterov=1,decay_norm=1}", 2, 2e-4);
 }
 
+/* eps large: it keeps gradients near 0, which rounding turns around, from moving weights by lr. */
+static void test_step_adam(void **state) {
+  (void)state;
+  compare_steps("batch{n=6},autodiff{optimizer=adam,eps=0.1,weight_decay=0.01}", 3, 5e-4);
+  compare_steps("batch{n=6},autodiff{optimizer=adam,eps=0.1,weight_decay=0.1,decoupled=1}", 2,
+                5e-4);
+}
+
 /* One step: a rounding that tips a code over makes later ones differ. */
 static void test_step_quantized(void **state) {
   (void)state;
@@ -290,6 +298,7 @@ static void test_out_of_memory_in_plan(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_step_f32),
+      cmocka_unit_test(test_step_adam),
       cmocka_unit_test(test_step_quantized),
       cmocka_unit_test(test_exact_random_networks),
       cmocka_unit_test(test_exact_f32),

@@ -159,6 +159,10 @@ static void stops_on_errors(void **state) {
   assert_int_equal(qnet_train(&engine, &two_epochs, &set, &set, &report, d), QNET_ERROR);
   assert_int_equal(f.steps, 0);
   assert_int_equal(qnet_diag_error_count(d), 3);
+  set.count = COUNT;
+  qnet_train_options options = two_epochs;
+  options.warmup_epochs = 2;
+  assert_int_equal(qnet_train(&engine, &options, &set, &set, &report, d), QNET_ERROR);
   qnet_diag_destroy(d);
 }
 
@@ -189,6 +193,14 @@ static void learning_rates(void **state) {
   assert_true(fabs(qnet_train_lr(&o, 40, 10)) < 1e-12);
   for (int step = 0; step < 40; step++)
     assert_true(qnet_train_lr(&o, step, 10) > qnet_train_lr(&o, step + 1, 10));
+  o.schedule = QNET_LR_LINEAR;
+  assert_true(qnet_train_lr(&o, 0, 10) == 0.2 && fabs(qnet_train_lr(&o, 30, 10) - 0.05) < 1e-12);
+  o.warmup_epochs = 2;
+  assert_true(fabs(qnet_train_lr(&o, 0, 10) - 0.01) < 1e-12);
+  assert_true(fabs(qnet_train_lr(&o, 19, 10) - 0.2) < 1e-12);
+  assert_true(fabs(qnet_train_lr(&o, 30, 10) - 0.1) < 1e-12);
+  assert_true(fabs(qnet_train_lr(&o, 40, 10)) < 1e-12);
+  o.warmup_epochs = 0;
   o.schedule = QNET_LR_STEP;
   o.step_factor = 0.5;
   o.steps = 2;
