@@ -232,6 +232,19 @@ static qnet_status lower_quantize_grad(lowering *l, const qnet_op *op) {
   return lower_plain(l, op, one_table ? &qnet_plan_quantize_grad : &qnet_plan_reference);
 }
 
+static qnet_status lower_cell_grad(lowering *l, const qnet_op *op) {
+  const int64_t channels = op->operand[2]->type->dim[0], filters = op->operand[0]->type->dim[0];
+  const bool by_filter = qnet_op_int(op, "axis", -1) == 0;
+  if (channels != (by_filter ? filters : 1)) return lower_plain(l, op, &qnet_plan_reference);
+  qnet_plan_step *s =
+      new_step(l, op, by_filter ? &qnet_plan_cell_grad_filters : &qnet_plan_cell_grad, false);
+  if (s == NULL) return qnet_out_of_memory(l->diag);
+  set_rows(s, by_filter ? filters : positions(op->operand[0]->type));
+  for (int i = 0; i < op->result_count; i++)
+    QNET_TRY(define(l, s, i, &op->result[i]));
+  return QNET_OK;
+}
+
 /* ---- symbols ----------------------------------------------------------------------------------*/
 
 static content *content_of(lowering *l, const qnet_op *op) {
@@ -277,6 +290,7 @@ static qnet_status lower_op(lowering *l, const qnet_op *op) {
   case QNET_OP_BATCH_NORM_GRAD: return lower_norm_grad(l, op);
   case QNET_OP_QUANTIZE: return lower_quantize(l, op);
   case QNET_OP_QUANTIZE_GRAD: return lower_quantize_grad(l, op);
+  case QNET_OP_CELL_GRAD: return lower_cell_grad(l, op);
   default: break;
   }
   if (op->operand_count > QNET_PLAN_MAX_IN || op->result_count > QNET_PLAN_MAX_OUT ||

@@ -16,26 +16,50 @@ static qnet_status unknown_quantizer(const char *name, qnet_diag *d) {
   size_t count;
   const qnet_quantizer *const *table = qnet_quantizer_table(&count);
   const char *names[32];
-  for (size_t i = 0; i < count && i < 32; i++)
+  char known[256] = "";
+  for (size_t i = 0, at = 0; i < count && i < 32; i++) {
     names[i] = table[i]->name;
+    at += (size_t)snprintf(known + at, sizeof known - at, "%s, ", names[i]);
+    if (at >= sizeof known) break;
+  }
   const char *near = qnet_nearest(name, names, count);
-  return qnet_error_in(d, "qnetc", "unknown quantizer '%s'%s%s%s", name,
-                       near ? "; did you mean '" : "; known are lqnets and none", near ? near : "",
-                       near ? "'?" : "");
+  if (near)
+    return qnet_error_in(d, "qnetc", "unknown quantizer '%s'; did you mean '%s'?", name, near);
+  return qnet_error_in(d, "qnetc", "unknown quantizer '%s'; known are %sand none", name, known);
+}
+
+static qnet_status check_role(const qnet_quantizer *q, qnet_role role, int bits, qnet_diag *d) {
+  static const char *const roles[] = {"weights", "activations"};
+  const qnet_bit_range range = q->bits[role];
+  if (range.max == 0)
+    return qnet_error_in(d, "qnetc", "%s is not for %s; name another quantizer for them", q->name,
+                         roles[role]);
+  if (bits >= range.min && bits <= range.max) return QNET_OK;
+  return qnet_error_in(d, "qnetc", "%s takes %d to %d bits for %s, not %d", q->name, range.min,
+                       range.max, roles[role], bits);
+}
+
+/* "weights/activations" or one for both. */
+static qnet_status name_quantizers(qnet_program *p, const char *names, qnet_diag *d) {
+  const char *slash = strchr(names, '/');
+  p->quant.quantizer = names;
+  p->quant.activation_quantizer = slash ? slash + 1 : NULL;
+  if (!slash) return QNET_OK;
+  p->quant.quantizer = qnet_arena_strndup(&p->module->arena, names, (size_t)(slash - names));
+  return p->quant.quantizer ? QNET_OK : qnet_out_of_memory(d);
+}
+
+static const char *activation_quantizer(const qnet_quant_spec *q) {
+  return q->activation_quantizer ? q->activation_quantizer : q->quantizer;
 }
 
 static qnet_status check_bits(const qnet_quant_spec *q, qnet_diag *d) {
-  const qnet_quantizer *method = qnet_quantizer_find(q->quantizer);
-  if (!method) return unknown_quantizer(q->quantizer, d);
-  const int low = method->bits_min, high = method->bits_max;
-  if (q->weight_bits >= low && q->weight_bits <= high && q->activation_bits >= low &&
-      q->activation_bits <= high)
-    return QNET_OK;
-  if (low == high)
-    return qnet_error_in(d, "qnetc", "quantizer %s takes %d bits, not %d and %d; add --bits=%d",
-                         method->name, low, q->weight_bits, q->activation_bits, low);
-  return qnet_error_in(d, "qnetc", "%s takes %d to %d bits, not %d and %d", method->name, low, high,
-                       q->weight_bits, q->activation_bits);
+  const qnet_quantizer *weights = qnet_quantizer_find(q->quantizer);
+  const qnet_quantizer *activations = qnet_quantizer_find(activation_quantizer(q));
+  if (!weights) return unknown_quantizer(q->quantizer, d);
+  if (!activations) return unknown_quantizer(q->activation_quantizer, d);
+  QNET_TRY(check_role(weights, QNET_ROLE_WEIGHT, q->weight_bits, d));
+  return check_role(activations, QNET_ROLE_ACTIVATION, q->activation_bits, d);
 }
 
 qnet_status qnet_model_quant_spec(const qnet_session *s, qnet_program *program) {
@@ -47,7 +71,7 @@ qnet_status qnet_model_quant_spec(const qnet_session *s, qnet_program *program) 
     q->quantizer = NULL;
     return QNET_OK;
   }
-  if (o->quantizer) q->quantizer = o->quantizer;
+  if (o->quantizer) QNET_TRY(name_quantizers(program, o->quantizer, s->diag));
   if (!q->quantizer && o->bits != QNET_UNSET)
     return qnet_error_in(s->diag, "qnetc",
                          "--bits needs a quantizer: '%s' names none; add --quantizer=", o->input);
@@ -67,8 +91,10 @@ qnet_status qnet_model_insert_quantizers(qnet_session *s, const qnet_program *pr
   if (!q->quantizer) return QNET_OK;
   char pipeline[256];
   snprintf(pipeline, sizeof pipeline,
-           "insert-quantizers{quantizer=%s,weights=%d,activations=%d,grid=%d,first=%d,last=%d}",
-           q->quantizer, q->weight_bits, q->activation_bits, q->grid, q->first_bits, q->last_bits);
+           "insert-quantizers{quantizer=%s,activation_quantizer=%s,weights=%d,activations=%d,grid=%"
+           "d,first=%d,last=%d}",
+           q->quantizer, activation_quantizer(q), q->weight_bits, q->activation_bits, q->grid,
+           q->first_bits, q->last_bits);
   const qnet_pipeline_options options = {0};
   QNET_TRY(qnet_pipeline_run(program->module, pipeline, &options, NULL, s->diag));
   if (!has_quantizer(program->module))

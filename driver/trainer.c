@@ -83,6 +83,7 @@ static qnet_status run_step(void *ctx, const uint8_t *images, const int32_t *lab
   QNET_TRY(qnet_plan_run(t->plan, d));
   out->loss = (double)*(const float *)qnet_plan_result(t->plan, 0)->data;
   out->correct = *(const int32_t *)qnet_plan_result(t->plan, 1)->data;
+  t->sites.lr = lr;
   return qnet_quantizer_sites_update(&t->sites, t->frozen, d);
 }
 
@@ -123,6 +124,8 @@ static qnet_status describe(const qnet_trainer *t, qnet_tensor_file *f) {
   snprintf(bits, sizeof bits, "%d/%d", q->weight_bits, q->activation_bits);
   QNET_TRY(qnet_tensor_file_set_meta(f, "qnet.net", t->program->module->name));
   QNET_TRY(qnet_tensor_file_set_meta(f, "qnet.quantizer", q->quantizer ? q->quantizer : "none"));
+  if (q->activation_quantizer)
+    QNET_TRY(qnet_tensor_file_set_meta(f, "qnet.activation_quantizer", q->activation_quantizer));
   return q->quantizer ? qnet_tensor_file_set_meta(f, "qnet.bits", bits) : QNET_OK;
 }
 

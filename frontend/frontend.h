@@ -8,7 +8,8 @@ enum { QNET_FRONTEND_MAX_NORM = 16 }; /* channels that `normalize` takes */
 
 /* How layers are to be quantized, for the insert-quantizers pass. */
 typedef struct qnet_quant_spec {
-  const char *quantizer; /* "lqnets"; NULL: the network stays f32 */
+  const char *quantizer;            /* "lqnets"; NULL: the network stays f32 */
+  const char *activation_quantizer; /* NULL: the same as of the weights */
   int weight_bits, activation_bits, grid;
   int first_bits, last_bits; /* policy for the first and last layer: 0 = f32, 8 = 8 bit, else like
                                 the others (-1) */

@@ -40,6 +40,36 @@ static qnet_status quantize_grad(const qnet_module *m, const qnet_op *op, qnet_b
   return QNET_OK;
 }
 
+static int64_t cell_of(float x, const float *bound, int64_t n) {
+  int64_t cell = 0;
+  while (cell < n - 1 && x > bound[cell])
+    cell++;
+  return cell;
+}
+
+static qnet_status cell_grad(const qnet_module *m, const qnet_op *op, qnet_blob *const *in,
+                             qnet_blob **out) {
+  const int64_t count = qnet_type_elements(op->operand[0]->type);
+  const int64_t channels = op->operand[2]->type->dim[0], n = op->operand[2]->type->dim[1];
+  if (channels < 1 || count % channels != 0) return QNET_ERROR;
+  for (int i = 0; i < 3; i++) {
+    out[i] = qnet_interp_result(m, op, i);
+    if (out[i] == NULL) return QNET_NO_MEMORY;
+  }
+  const float *x = in[0]->data, *bound = in[1]->data, *slope = in[2]->data, *tilt = in[3]->data;
+  const float *dy = in[4]->data;
+  float *dx = out[0]->data;
+  double *sum = out[1]->data, *sum_x = out[2]->data;
+  const int64_t run = count / channels;
+  for (int64_t i = 0; i < count; i++) {
+    const int64_t c = i / run, cell = c * n + cell_of(x[i], bound + c * (n - 1), n);
+    dx[i] = dy[i] * (slope[cell] + tilt[cell] * x[i]);
+    sum[cell] += (double)dy[i];
+    sum_x[cell] += (double)dy[i] * (double)x[i];
+  }
+  return QNET_OK;
+}
+
 static qnet_status code_stats(const qnet_module *m, const qnet_op *op, qnet_blob *const *in,
                               qnet_blob **out) {
   const qnet_type *type = op->result[0].type;
@@ -165,6 +195,7 @@ static qnet_status adam(const qnet_module *m, const qnet_op *op, qnet_blob *cons
 
 static const qnet_interp_kernel kernels[QNET_OP_COUNT] = {
     [QNET_OP_QUANTIZE_GRAD] = quantize_grad,
+    [QNET_OP_CELL_GRAD] = cell_grad,
     [QNET_OP_CODE_STATS] = code_stats,
     [QNET_OP_SOFTMAX_CROSS_ENTROPY] = softmax_cross_entropy,
     [QNET_OP_SGD] = sgd,

@@ -187,7 +187,7 @@ static qnet_status copy_op(differ *s, const qnet_op *op) {
   if (q == NULL)
     return qnet_error(s->context->diag, op->loc, "unknown quantizer '%s'",
                       qnet_op_string(op, "quantizer"));
-  q->emit_stats(&s->b, copy);
+  if (q->emit_stats != NULL) q->emit_stats(&s->b, copy);
   return QNET_OK;
 }
 
@@ -222,11 +222,18 @@ static bool is_parameter(const differ *s, const qnet_op *op) {
   return symbol != NULL && symbol->kind == QNET_SYMBOL_STATE && symbol->type->dtype == QNET_F32;
 }
 
+/* A quantizer whose parameters learn by gradient: dy must reach it even where x is not learned. */
+static bool learns(const qnet_op *op) {
+  if (op->opcode != QNET_OP_QUANTIZE) return false;
+  const qnet_quantizer *q = qnet_quantizer_find(qnet_op_string(op, "quantizer"));
+  return q != NULL && q->learn != NULL;
+}
+
 /* Marks what a learned parameter can influence through operands that have gradients. */
 static void mark_active(differ *s, const qnet_region *step) {
   for (const qnet_op *op = step->first; op != NULL; op = op->next) {
     const struct row *row = row_of(op->opcode);
-    bool active = is_parameter(s, op);
+    bool active = is_parameter(s, op) || learns(op);
     for (int i = 0; row != NULL && i < op->operand_count; i++)
       active = active || ((row->operands >> i & 1) != 0 && s->active[op->operand[i]->id]);
     if (op->result_count > 0) s->active[op->result[0].id] = active;
@@ -243,7 +250,7 @@ static void differentiate(differ *s, qnet_op *op) {
   if (row == NULL || row->emit == NULL || s->grad[op->result[0].id] == NULL) return;
   bool want[MAX_GRADS] = {false};
   qnet_value *dx[MAX_GRADS] = {NULL};
-  bool any = false;
+  bool any = learns(op);
   for (int i = 0; i < op->operand_count && i < MAX_GRADS; i++) {
     want[i] = (row->operands >> i & 1) != 0 && s->active[op->operand[i]->id];
     any = any || want[i];
@@ -287,9 +294,21 @@ static qnet_symbol *beside(differ *s, const qnet_symbol *parameter, const char *
   return found;
 }
 
-static double decay_of(const differ *s, const qnet_type *type, double otherwise) {
-  const bool decays = type->rank >= 2 || qnet_pass_option_int(s->context, "decay_norm", 0) != 0;
-  return decays ? qnet_pass_option_float(s->context, "weight_decay", otherwise) : 0;
+/* Scores only select codes; decay would pull them all to one. */
+static bool holds_scores(const qnet_value *w) {
+  for (const qnet_use *u = w->uses; u != NULL; u = u->next) {
+    if (u->op->opcode != QNET_OP_QUANTIZE) continue;
+    const qnet_quantizer *q = qnet_quantizer_find(qnet_op_string(u->op, "quantizer"));
+    if (q != NULL && q->keeps_scores) return true;
+  }
+  return false;
+}
+
+static double decay_of(const differ *s, const qnet_value *w, double otherwise) {
+  const bool matrix = w->type->rank >= 2;
+  const bool decays = matrix || qnet_pass_option_int(s->context, "decay_norm", 0) != 0;
+  return decays && !holds_scores(w) ? qnet_pass_option_float(s->context, "weight_decay", otherwise)
+                                    : 0;
 }
 
 static qnet_status build_sgd(differ *s, const qnet_symbol *symbol, qnet_value *w, qnet_value *g,
@@ -303,7 +322,7 @@ static qnet_status build_sgd(differ *s, const qnet_symbol *symbol, qnet_value *w
       qnet_build(&s->b, QNET_OP_SGD, operands, 4, (const qnet_type *[]){w->type, w->type}, 2);
   if (sgd == NULL) return qnet_out_of_memory(c->diag);
   qnet_op_set_float(m, sgd, "momentum", qnet_pass_option_float(c, "momentum", 0.9));
-  qnet_op_set_float(m, sgd, "weight_decay", decay_of(s, w->type, 1e-4));
+  qnet_op_set_float(m, sgd, "weight_decay", decay_of(s, w, 1e-4));
   if (qnet_pass_option_int(c, "nesterov", 0) != 0) qnet_op_set_int(m, sgd, "nesterov", 1);
   qnet_build_write(&s->b, symbol, &sgd->result[0]);
   qnet_build_write(&s->b, velocity, &sgd->result[1]);
@@ -331,7 +350,7 @@ static qnet_status build_adam(differ *s, const qnet_symbol *symbol, qnet_value *
   qnet_op_set_float(m, adam, "beta1", qnet_pass_option_float(c, "beta1", 0.9));
   qnet_op_set_float(m, adam, "beta2", qnet_pass_option_float(c, "beta2", 0.999));
   qnet_op_set_float(m, adam, "eps", qnet_pass_option_float(c, "eps", 1e-8));
-  qnet_op_set_float(m, adam, "weight_decay", decay_of(s, w->type, 0));
+  qnet_op_set_float(m, adam, "weight_decay", decay_of(s, w, 0));
   if (qnet_pass_option_int(c, "decoupled", 0) != 0) qnet_op_set_int(m, adam, "decoupled", 1);
   qnet_build_write(&s->b, symbol, &adam->result[0]);
   for (int i = 0; i < 3; i++)

@@ -23,7 +23,8 @@ static bool result_is_batched(const qnet_op *op, int index) {
   case QNET_OP_SGD:
   case QNET_OP_ADAM: return false;
   case QNET_OP_BATCH_NORM_TRAIN:
-  case QNET_OP_BATCH_NORM_GRAD: return index == 0;
+  case QNET_OP_BATCH_NORM_GRAD:
+  case QNET_OP_CELL_GRAD: return index == 0;
   case QNET_OP_SOFTMAX_CROSS_ENTROPY: return index == 1;
   default: return true;
   }

@@ -1,6 +1,7 @@
 /* insert-quantizers{quantizer=lqnets,weights=2,activations=2,grid=127,first=0,last=0}: puts a
  * learned quantizer before the input and the weight of every convolution and dense layer of @eval.
  *
+ * activation_quantizer: the method of the activations when it is not that of the weights.
  * first, last: what the first and the last layer in program order get: 0 leaves them f32, 8 means
  * 8 bit (quantizer "uniform"), -1 treats them like the others. Layer L gets the sites
  * L.weight_quantizer and L.input_quantizer, each with state symbols SITE.threshold, .level, .perm,
@@ -14,10 +15,10 @@
 
 enum { UNIFORM_BITS = 8, LIKE_OTHERS = -1, MAX_GRID = 127 };
 
-/* How one layer is to be quantized; quantizer NULL: not at all. */
+/* How one layer is to be quantized, by qnet_role; quantizers NULL: not at all. */
 typedef struct layer_spec {
-  const qnet_quantizer *quantizer;
-  int weight_bits, activation_bits, grid;
+  const qnet_quantizer *quantizer[2];
+  int bits[2], grid;
 } layer_spec;
 
 static bool is_layer(const qnet_op *op) {
@@ -26,17 +27,18 @@ static bool is_layer(const qnet_op *op) {
 
 /* ---- options ----------------------------------------------------------------------------------*/
 
-static qnet_status find_quantizer(const qnet_pass_context *c, const qnet_quantizer **out) {
+/* The quantizer that option `key` names; `otherwise` without the option. */
+static qnet_status find_quantizer(const qnet_pass_context *c, const char *key,
+                                  const qnet_quantizer *otherwise, const qnet_quantizer **out) {
   size_t count;
   const qnet_quantizer *const *table = qnet_quantizer_table(&count);
-  *out = table[0];
-  bool given = strstr(c->options, "quantizer=") != NULL;
-  for (size_t i = 0; given && i < count; i++) {
-    if (!qnet_pass_option_is(c, "quantizer", table[i]->name)) continue;
-    *out = table[i];
-    given = false;
-  }
-  if (!given) return QNET_OK;
+  *out = otherwise;
+  if (!qnet_pass_option_given(c, key)) return QNET_OK;
+  for (size_t i = 0; i < count; i++)
+    if (qnet_pass_option_is(c, key, table[i]->name)) {
+      *out = table[i];
+      return QNET_OK;
+    }
   qnet_error(c->diag, QNET_NO_LOC, "insert-quantizers: unknown quantizer in {%s}", c->options);
   for (size_t i = 0; i < count; i++)
     qnet_note(c->diag, QNET_NO_LOC, "known: %s", table[i]->name);
@@ -44,25 +46,36 @@ static qnet_status find_quantizer(const qnet_pass_context *c, const qnet_quantiz
 }
 
 static qnet_status check_bits(const qnet_pass_context *c, const qnet_quantizer *q, const char *what,
-                              int64_t bits) {
-  if (bits >= q->bits_min && bits <= q->bits_max) return QNET_OK;
+                              qnet_role role, int64_t bits) {
+  const qnet_bit_range range = q->bits[role];
+  if (range.max == 0)
+    return qnet_error(c->diag, QNET_NO_LOC, "quantizer '%s' is not for %s; name another for them",
+                      q->name, what);
+  if (bits >= range.min && bits <= range.max) return QNET_OK;
   return qnet_error(c->diag, QNET_NO_LOC,
                     "quantizer '%s' has %d to %d bits, but %lld are wanted for the %s", q->name,
-                    q->bits_min, q->bits_max, (long long)bits, what);
+                    range.min, range.max, (long long)bits, what);
+}
+
+static qnet_status read_role(const qnet_pass_context *c, qnet_role role, const char *key,
+                             layer_spec *out) {
+  const int64_t bits = qnet_pass_option_int(c, key, 2);
+  QNET_TRY(check_bits(c, out->quantizer[role], key, role, bits));
+  out->bits[role] = (int)bits;
+  return QNET_OK;
 }
 
 static qnet_status read_spec(const qnet_pass_context *c, layer_spec *out) {
-  QNET_TRY(find_quantizer(c, &out->quantizer));
-  const int64_t weights = qnet_pass_option_int(c, "weights", 2);
-  const int64_t activations = qnet_pass_option_int(c, "activations", 2);
+  const qnet_quantizer **q = out->quantizer;
+  QNET_TRY(find_quantizer(c, "quantizer", &qnet_quantizer_lqnets, &q[QNET_ROLE_WEIGHT]));
+  QNET_TRY(
+      find_quantizer(c, "activation_quantizer", q[QNET_ROLE_WEIGHT], &q[QNET_ROLE_ACTIVATION]));
+  QNET_TRY(read_role(c, QNET_ROLE_WEIGHT, "weights", out));
+  QNET_TRY(read_role(c, QNET_ROLE_ACTIVATION, "activations", out));
   const int64_t grid = qnet_pass_option_int(c, "grid", MAX_GRID);
-  QNET_TRY(check_bits(c, out->quantizer, "weights", weights));
-  QNET_TRY(check_bits(c, out->quantizer, "activations", activations));
   if (grid < 15 || grid > MAX_GRID)
     return qnet_error(c->diag, QNET_NO_LOC, "insert-quantizers: grid = %lld is not in 15..127",
                       (long long)grid);
-  out->weight_bits = (int)weights;
-  out->activation_bits = (int)activations;
   out->grid = (int)grid;
   return QNET_OK;
 }
@@ -74,9 +87,10 @@ static qnet_status edge_spec(const qnet_pass_context *c, const char *key, const 
   *out = *others;
   if (policy == LIKE_OTHERS) return QNET_OK;
   if (policy == 0)
-    out->quantizer = NULL;
+    out->quantizer[0] = out->quantizer[1] = NULL;
   else if (policy == UNIFORM_BITS)
-    *out = (layer_spec){&qnet_quantizer_uniform, UNIFORM_BITS, UNIFORM_BITS, MAX_GRID};
+    *out = (layer_spec){
+        {&qnet_quantizer_uniform, &qnet_quantizer_uniform}, {UNIFORM_BITS, UNIFORM_BITS}, MAX_GRID};
   else
     return qnet_error(c->diag, QNET_NO_LOC,
                       "insert-quantizers: %s = %lld; it is 0 (f32), 8 (8 bit) or -1 (like the "
@@ -114,14 +128,15 @@ static const char *layer_name(qnet_module *m, const qnet_op *op) {
 }
 
 static qnet_status quantize_operand(qnet_module *m, const qnet_pass_context *c, qnet_op *op,
-                                    int index, const qnet_quantizer *q,
-                                    const qnet_quantizer_site *site) {
+                                    int index, const qnet_quantizer_site *site) {
+  const qnet_quantizer *q = site->quantizer;
   qnet_builder b = qnet_builder_before(m, op);
   b.loc = op->loc;
   qnet_value *y = q->emit_forward(&b, site, op->operand[index], NULL);
   if (y == NULL || m->failed) return qnet_out_of_memory(c->diag);
   qnet_op_set_operand(m, op, index, y);
-  return qnet_quantizer_state_init(m, q, site, c->allocator, c->diag);
+  QNET_TRY(qnet_quantizer_state_init(m, q, site, c->allocator, c->diag));
+  return qnet_quantizer_state_start(m, y->def, c->allocator, c->diag);
 }
 
 static qnet_status quantize_layer(qnet_module *m, const qnet_pass_context *c, qnet_op *op,
@@ -133,31 +148,33 @@ static qnet_status quantize_layer(qnet_module *m, const qnet_pass_context *c, qn
                      : qnet_error(c->diag, op->loc,
                                   "this layer's weight is not read from a symbol '@NAME.weight', "
                                   "so that its quantizer has no name");
-  qnet_quantizer_site input = {.name = qnet_arena_printf(&m->arena, "%s.input_quantizer", name),
+  qnet_quantizer_site input = {.quantizer = spec->quantizer[QNET_ROLE_ACTIVATION],
+                               .name = qnet_arena_printf(&m->arena, "%s.input_quantizer", name),
                                .role = QNET_ROLE_ACTIVATION,
-                               .bits = spec->activation_bits,
+                               .bits = spec->bits[QNET_ROLE_ACTIVATION],
                                .channels = 1,
                                .grid = spec->grid,
                                .is_signed = !is_non_negative(op->operand[0])};
-  qnet_quantizer_site weight = {.name = qnet_arena_printf(&m->arena, "%s.weight_quantizer", name),
-                                .role = QNET_ROLE_WEIGHT,
-                                .bits = spec->weight_bits,
-                                .channels = (int)w->dim[0],
-                                .grid = spec->grid,
-                                .fan =
-                                    w->rank == 4 ? w->dim[0] * w->dim[1] * w->dim[2] : w->dim[0]};
+  qnet_quantizer_site weight = {
+      .quantizer = spec->quantizer[QNET_ROLE_WEIGHT],
+      .name = qnet_arena_printf(&m->arena, "%s.weight_quantizer", name),
+      .role = QNET_ROLE_WEIGHT,
+      .bits = spec->bits[QNET_ROLE_WEIGHT],
+      .channels = spec->quantizer[QNET_ROLE_WEIGHT]->per_layer ? 1 : (int)w->dim[0],
+      .grid = spec->grid,
+      .fan = w->rank == 4 ? w->dim[0] * w->dim[1] * w->dim[2] : w->dim[0]};
   if (input.name == NULL || weight.name == NULL) return qnet_out_of_memory(c->diag);
   if (qnet_symbol_find(m, qnet_arena_printf(&m->arena, "%s.level", input.name)) != NULL)
     return qnet_error(c->diag, op->loc, "layer '%s' has quantizers already", name);
-  if (input.is_signed && spec->quantizer != &qnet_quantizer_uniform) {
+  if (input.is_signed && input.quantizer != &qnet_quantizer_uniform) {
     qnet_warning(c->diag, op->loc,
                  "the input of '%s' may be negative; '%s' makes negative values 0", name,
-                 spec->quantizer->name);
+                 input.quantizer->name);
     qnet_note(c->diag, op->loc, "put relu before this layer, or keep it at f32 or 8 bits");
     input.is_signed = false;
   }
-  QNET_TRY(quantize_operand(m, c, op, 0, spec->quantizer, &input));
-  return quantize_operand(m, c, op, 1, spec->quantizer, &weight);
+  QNET_TRY(quantize_operand(m, c, op, 0, &input));
+  return quantize_operand(m, c, op, 1, &weight);
 }
 
 qnet_status qnet_pass_insert_quantizers(qnet_module *m, const qnet_pass_context *c) {
@@ -176,7 +193,7 @@ qnet_status qnet_pass_insert_quantizers(qnet_module *m, const qnet_pass_context 
     if (!is_layer(op)) continue;
     const layer_spec *spec = !seen ? &first : op == last_layer ? &last : &others;
     seen = true;
-    if (spec->quantizer != NULL) QNET_TRY(quantize_layer(m, c, op, spec));
+    if (spec->quantizer[0] != NULL) QNET_TRY(quantize_layer(m, c, op, spec));
   }
   return QNET_OK;
 }

@@ -28,6 +28,7 @@ typedef struct qnet_pass_context {
 /* The value of key in a pass's options ("n=128,mode=x"), or `otherwise`. */
 int64_t qnet_pass_option_int(const qnet_pass_context *c, const char *key, int64_t otherwise);
 double qnet_pass_option_float(const qnet_pass_context *c, const char *key, double otherwise);
+bool qnet_pass_option_given(const qnet_pass_context *c, const char *key);
 bool qnet_pass_option_is(const qnet_pass_context *c, const char *key, const char *value);
 
 typedef struct qnet_pass {

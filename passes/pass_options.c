@@ -20,6 +20,11 @@ static const char *find_value(const char *options, const char *key, size_t *leng
   return NULL;
 }
 
+bool qnet_pass_option_given(const qnet_pass_context *c, const char *key) {
+  size_t length;
+  return find_value(c->options, key, &length) != NULL;
+}
+
 int64_t qnet_pass_option_int(const qnet_pass_context *c, const char *key, int64_t otherwise) {
   size_t length;
   const char *value = find_value(c->options, key, &length);

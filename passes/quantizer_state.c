@@ -69,6 +69,12 @@ static bool all_finite(const float *x, int64_t n) {
   return true;
 }
 
+/* The cells of the gradient, where the step has one. */
+static void write_cells(const qnet_site_state *s) {
+  if (s->bound == NULL || s->slope == NULL || s->tilt == NULL) return;
+  s->quantizer->cells(&s->site, s->bound->blob->data, s->slope->blob->data, s->tilt->blob->data);
+}
+
 /* Writes threshold, level and perm of all channels. */
 static qnet_status write_tables(const qnet_site_state *s, bool frozen, const level_room *room,
                                 qnet_diag *d) {
@@ -84,7 +90,9 @@ static qnet_status write_tables(const qnet_site_state *s, bool frozen, const lev
       qnet_quantizer_sort_frozen(room->scale[c], room->integer + c * n, n, t, l, perm + c * n);
     else
       qnet_quantizer_sort(room->level + c * n, n, t, l, perm + c * n);
+    if (s->quantizer->thresholds != NULL) s->quantizer->thresholds(&s->site, (int)c, t);
   }
+  write_cells(s);
   return QNET_OK;
 }
 
@@ -101,10 +109,11 @@ static qnet_status refresh_site(const qnet_site_state *s, bool frozen, const qne
 
 /* Fetches the blobs: they may have been replaced since the last call. */
 static qnet_status bind(qnet_site_state *s, const qnet_allocator *a, qnet_diag *d) {
-  qnet_symbol *const own[] = {s->threshold, s->level, s->perm, s->param};
+  qnet_symbol *const own[] = {s->threshold, s->level, s->perm, s->param,
+                              s->bound,     s->slope, s->tilt};
   const bool fresh = s->param->blob == NULL;
   for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-    QNET_TRY(require_blob(own[i], a, d));
+    if (own[i] != NULL) QNET_TRY(require_blob(own[i], a, d));
   s->site.param = s->param->blob->data;
   if (fresh) s->quantizer->init(&s->site);
   return QNET_OK;
@@ -143,22 +152,22 @@ static qnet_status describe_site(qnet_module *m, const qnet_op *op, qnet_site_st
   if (s->quantizer == NULL)
     return qnet_error(d, op->loc, "unknown quantizer '%s' at '%s'", quantizer, name);
   s->loc = op->loc;
-  s->site = (qnet_quantizer_site){.name = name,
-                                  .role = strcmp(role, "weight") == 0 ? QNET_ROLE_WEIGHT
-                                                                      : QNET_ROLE_ACTIVATION,
-                                  .bits = (int)qnet_op_int(op, "bits", 0),
-                                  .channels = (int)op->operand[2]->type->dim[0],
-                                  .grid = (int)qnet_op_int(op, "grid", 127),
-                                  .is_signed = qnet_op_int(op, "signed", 0) != 0,
-                                  .fan = qnet_op_int(op, "fan", 0)};
-  if (s->site.bits < s->quantizer->bits_min || s->site.bits > s->quantizer->bits_max)
-    return qnet_error(d, op->loc, "quantizer '%s' has no %d bits", quantizer, s->site.bits);
+  s->site = qnet_quantizer_site_of(op);
+  const qnet_bit_range bits = s->quantizer->bits[s->site.role];
+  if (s->site.bits < bits.min || s->site.bits > bits.max || bits.max == 0)
+    return qnet_error(d, op->loc, "quantizer '%s' has no %d bits for a %s", quantizer, s->site.bits,
+                      role);
   s->threshold = find(m, name, "threshold");
   s->level = find(m, name, "level");
   s->perm = find(m, name, "perm");
   s->param = find(m, name, "param");
   s->count = find(m, name, "count");
   s->sum = find(m, name, "sum");
+  s->bound = find(m, name, "bound");
+  s->slope = find(m, name, "slope");
+  s->tilt = find(m, name, "tilt");
+  s->dy = find(m, name, "dy");
+  s->dyx = find(m, name, "dyx");
   const qnet_op *source = op->operand[0]->def;
   if (s->site.role == QNET_ROLE_WEIGHT && source != NULL && source->opcode == QNET_OP_READ)
     s->weight = qnet_op_symbol(m, source, "sym");
@@ -168,6 +177,17 @@ static qnet_status describe_site(qnet_module *m, const qnet_op *op, qnet_site_st
   if (s->site.role == QNET_ROLE_WEIGHT && s->weight == NULL)
     return qnet_error(d, op->loc, "the weight of '%s' is not read from a symbol", name);
   return QNET_OK;
+}
+
+/* The symbols of nn.cell_grad come together. */
+static bool fits_cells(const qnet_site_state *s) {
+  const qnet_symbol *const cells[] = {s->slope, s->tilt, s->dy, s->dyx};
+  if (s->quantizer->cell_count == NULL) return false;
+  const int64_t channels = s->site.channels, n = s->quantizer->cell_count(&s->site);
+  bool good = qnet_type_elements(s->bound->type) == channels * (n - 1);
+  for (size_t i = 0; i < sizeof cells / sizeof *cells; i++)
+    good = good && cells[i] != NULL && qnet_type_elements(cells[i]->type) == channels * n;
+  return good;
 }
 
 /* The shapes that `update` and the tables index by. */
@@ -182,7 +202,9 @@ static qnet_status check_site(const qnet_site_state *s, qnet_diag *d) {
   if (s->count != NULL && s->sum != NULL)
     good = good && qnet_type_elements(s->count->type) == channels * codes &&
            qnet_type_elements(s->sum->type) == channels * codes;
-  if (s->weight != NULL) good = good && s->weight->type->dim[0] == channels;
+  if (s->bound != NULL) good = good && fits_cells(s);
+  if (s->weight != NULL)
+    good = good && channels == (s->quantizer->per_layer ? 1 : s->weight->type->dim[0]);
   if (good) return QNET_OK;
   return qnet_error(d, s->loc, "the state symbols of '%s' do not fit %d bits of '%s'", s->site.name,
                     s->site.bits, s->quantizer->name);
@@ -218,31 +240,48 @@ void qnet_quantizer_sites_free(qnet_quantizer_sites *s) {
 
 /* ---- learning ---------------------------------------------------------------------------------*/
 
-static qnet_status fit_weight(qnet_site_state *s, qnet_diag *d) {
+typedef void (*data_hook)(qnet_quantizer_site *s, const float *x, int64_t n);
+
+/* Hands the latent weights to `fit` or `follow`; nothing without such a hook. */
+static qnet_status show_weight(qnet_site_state *s, data_hook hook, qnet_diag *d) {
+  if (s->weight == NULL || hook == NULL) return QNET_OK;
   if (s->weight->blob == NULL)
     return qnet_error(d, s->loc, "'@%s' has no content; load weights first", s->weight->name);
-  s->quantizer->fit(&s->site, s->weight->blob->data,
-                    qnet_type_elements(s->weight->type) / s->site.channels);
+  hook(&s->site, s->weight->blob->data, qnet_type_elements(s->weight->type) / s->site.channels);
   return QNET_OK;
+}
+
+/* Fits a weight, then makes its tables. */
+static qnet_status fit_weight(qnet_site_state *s, const qnet_allocator *a, qnet_diag *d) {
+  QNET_TRY(bind(s, a, d));
+  QNET_TRY(show_weight(s, s->quantizer->fit, d));
+  QNET_TRY(show_weight(s, s->quantizer->follow, d));
+  return refresh_site(s, false, a, d);
 }
 
 qnet_status qnet_quantizer_sites_refresh(qnet_quantizer_sites *s, bool frozen, qnet_diag *d) {
   for (int i = 0; i < s->count; i++) {
     qnet_site_state *site = &s->site[i];
     QNET_TRY(bind(site, s->allocator, d));
-    if (site->weight != NULL && site->quantizer->fits_weights) QNET_TRY(fit_weight(site, d));
+    QNET_TRY(show_weight(site, site->quantizer->follow, d));
     QNET_TRY(refresh_site(site, frozen, s->allocator, d));
   }
   return QNET_OK;
 }
 
+static bool has_content(const qnet_symbol *s) {
+  return s != NULL && s->blob != NULL;
+}
+
 qnet_status qnet_quantizer_sites_update(qnet_quantizer_sites *s, bool frozen, qnet_diag *d) {
   for (int i = 0; i < s->count; i++) {
     qnet_site_state *site = &s->site[i];
-    if (site->count == NULL || site->sum == NULL) continue;
-    if (site->count->blob == NULL || site->sum->blob == NULL) continue;
+    const qnet_quantizer *q = site->quantizer;
     QNET_TRY(bind(site, s->allocator, d));
-    site->quantizer->update(&site->site, site->count->blob->data, site->sum->blob->data);
+    if (q->update != NULL && has_content(site->count) && has_content(site->sum))
+      q->update(&site->site, site->count->blob->data, site->sum->blob->data);
+    if (q->learn != NULL && has_content(site->dy) && has_content(site->dyx))
+      q->learn(&site->site, site->dy->blob->data, site->dyx->blob->data, s->lr);
   }
   return qnet_quantizer_sites_refresh(s, frozen, d);
 }
@@ -250,10 +289,7 @@ qnet_status qnet_quantizer_sites_update(qnet_quantizer_sites *s, bool frozen, qn
 qnet_status qnet_quantizer_sites_fit_weights(qnet_quantizer_sites *s, qnet_diag *d) {
   for (int i = 0; i < s->count; i++) {
     qnet_site_state *site = &s->site[i];
-    if (site->weight == NULL) continue;
-    QNET_TRY(bind(site, s->allocator, d));
-    QNET_TRY(fit_weight(site, d));
-    QNET_TRY(refresh_site(site, false, s->allocator, d));
+    if (site->weight != NULL) QNET_TRY(fit_weight(site, s->allocator, d));
   }
   return QNET_OK;
 }
@@ -264,6 +300,16 @@ qnet_status qnet_quantizer_site_fit(qnet_quantizer_sites *s, int index, const fl
   QNET_TRY(bind(site, s->allocator, d));
   site->quantizer->fit(&site->site, x, n);
   return refresh_site(site, false, s->allocator, d);
+}
+
+qnet_status qnet_quantizer_state_start(qnet_module *m, const qnet_op *quantize,
+                                       const qnet_allocator *a, qnet_diag *d) {
+  qnet_site_state s = {0};
+  QNET_TRY(describe_site(m, quantize, &s, d));
+  QNET_TRY(check_site(&s, d));
+  const bool by_gradient = s.quantizer->learn != NULL || s.quantizer->follow != NULL;
+  if (!by_gradient || s.weight == NULL || s.weight->blob == NULL) return QNET_OK;
+  return fit_weight(&s, a, d);
 }
 
 /* ---- freezing ---------------------------------------------------------------------------------*/
@@ -296,6 +342,15 @@ static int rank_of(float x, const float *threshold, int n) {
   return low;
 }
 
+/* The decision table of channel c of a frozen table. */
+static void frozen_decision(const qnet_site_state *s, const qnet_table *t, int64_t c,
+                            float *threshold, uint8_t *perm) {
+  float sorted[QNET_MAX_LEVELS];
+  qnet_quantizer_sort_frozen(t->scale[c], t->level + c * t->codes, t->codes, threshold, sorted,
+                             perm);
+  if (s->quantizer->thresholds != NULL) s->quantizer->thresholds(&s->site, (int)c, threshold);
+}
+
 /* `const @SITE.codes`: the latent weights by the frozen thresholds, filter by filter. */
 static qnet_status freeze_codes(qnet_module *m, const qnet_site_state *s, const qnet_table *t,
                                 const qnet_allocator *a, qnet_diag *d) {
@@ -306,11 +361,10 @@ static qnet_status freeze_codes(qnet_module *m, const qnet_site_state *s, const 
   if (blob == NULL) return qnet_out_of_memory(d);
   const float *w = s->weight->blob->data;
   uint8_t *code = blob->data, perm[QNET_MAX_LEVELS];
-  float threshold[QNET_MAX_LEVELS], sorted[QNET_MAX_LEVELS];
+  float threshold[QNET_MAX_LEVELS];
   const int64_t n = qnet_type_elements(shape) / t->channels;
   for (int64_t c = 0; c < t->channels; c++) {
-    qnet_quantizer_sort_frozen(t->scale[c], t->level + c * t->codes, t->codes, threshold, sorted,
-                               perm);
+    frozen_decision(s, t, c, threshold, perm);
     for (int64_t i = c * n; i < (c + 1) * n; i++)
       code[i] = perm[rank_of(w[i], threshold, t->codes)];
   }
@@ -330,13 +384,12 @@ static qnet_status freeze_codes(qnet_module *m, const qnet_site_state *s, const 
 static qnet_status freeze_site(qnet_module *m, qnet_site_state *s, const qnet_allocator *a,
                                qnet_diag *d) {
   QNET_TRY(bind(s, a, d));
-  if (s->weight != NULL && s->quantizer->fits_weights) QNET_TRY(fit_weight(s, d));
+  QNET_TRY(show_weight(s, s->quantizer->follow, d));
   qnet_table *t = require_table(m, s, s->quantizer->level_count(&s->site));
   if (t == NULL) return qnet_out_of_memory(d);
   if (s->quantizer->freeze(&s->site, t->scale, t->level) == 0) return not_finite(s, d);
   if (s->weight != NULL) return freeze_codes(m, s, t, a, d);
-  float sorted[QNET_MAX_LEVELS];
-  qnet_quantizer_sort_frozen(t->scale[0], t->level, t->codes, t->threshold, sorted, t->perm);
+  frozen_decision(s, t, 0, t->threshold, t->perm);
   return QNET_OK;
 }
 

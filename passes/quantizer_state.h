@@ -1,6 +1,6 @@
 /* The quantization points of a module while they learn: their parameters and decision tables live
  * in the state symbols SITE.param, .threshold, .level, .perm, the statistics of the last step in
- * SITE.count, SITE.sum. */
+ * SITE.count, SITE.sum, SITE.dy, SITE.dyx. */
 #ifndef QNET_PASSES_QUANTIZER_STATE_H
 #define QNET_PASSES_QUANTIZER_STATE_H
 
@@ -11,7 +11,8 @@ typedef struct qnet_site_state {
   const qnet_quantizer *quantizer;
   qnet_symbol *threshold, *level, *perm, *param;
   qnet_symbol *count, *sum; /* NULL without @step, and where the method needs no statistics */
-  qnet_symbol *weight;      /* the latent weights; NULL for activations */
+  qnet_symbol *bound, *slope, *tilt, *dy, *dyx; /* of nn.cell_grad; NULL likewise */
+  qnet_symbol *weight;                          /* the latent weights; NULL for activations */
   qnet_loc loc;
 } qnet_site_state;
 
@@ -20,12 +21,18 @@ typedef struct qnet_quantizer_sites {
   const qnet_allocator *allocator;
   qnet_site_state *site; /* in program order of @eval */
   int count;
+  double lr; /* of the last training step, for parameters that are learned by gradient */
 } qnet_quantizer_sites;
 
 /* Makes the state symbols of a site whose nn.quantize has just been built, with initial values. */
 qnet_status qnet_quantizer_state_init(qnet_module *m, const qnet_quantizer *q,
                                       const qnet_quantizer_site *site, const qnet_allocator *a,
                                       qnet_diag *d);
+
+/* Fits the parameters of a weight that is there already: what is learned by small steps starts from
+ * its data. For methods that learn by gradient; the statistics of others forget their start. */
+qnet_status qnet_quantizer_state_start(qnet_module *m, const qnet_op *quantize,
+                                       const qnet_allocator *a, qnet_diag *d);
 
 /* Finds the sites by the nn.quantize operations of @eval. Free with qnet_quantizer_sites_free. */
 qnet_status qnet_quantizer_sites_collect(qnet_module *m, const qnet_allocator *a,

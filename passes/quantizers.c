@@ -4,7 +4,8 @@
 #include "passes/quantizer.h"
 #include <string.h>
 
-static const qnet_quantizer *const quantizers[] = {&qnet_quantizer_lqnets, &qnet_quantizer_uniform};
+static const qnet_quantizer *const quantizers[] = {&qnet_quantizer_lqnets, &qnet_quantizer_lsq,
+                                                   &qnet_quantizer_uniform};
 
 const qnet_quantizer *const *qnet_quantizer_table(size_t *count) {
   *count = sizeof quantizers / sizeof *quantizers;
@@ -59,6 +60,22 @@ void qnet_quantizer_sort_frozen(float scale, const int32_t *level, int n, float 
 
 /* ---- IR ---------------------------------------------------------------------------------------*/
 
+qnet_quantizer_site qnet_quantizer_site_of(const qnet_op *op) {
+  const char *role = qnet_op_string(op, "role");
+  const bool weight = role != NULL && strcmp(role, "weight") == 0;
+  const qnet_type *x = op->operand[0]->type;
+  const int64_t images = !weight && x->rank > 1 ? x->dim[0] : 1;
+  return (qnet_quantizer_site){.quantizer = qnet_quantizer_find(qnet_op_string(op, "quantizer")),
+                               .name = qnet_op_string(op, "site"),
+                               .role = weight ? QNET_ROLE_WEIGHT : QNET_ROLE_ACTIVATION,
+                               .bits = (int)qnet_op_int(op, "bits", 0),
+                               .channels = (int)op->operand[2]->type->dim[0],
+                               .grid = (int)qnet_op_int(op, "grid", 127),
+                               .is_signed = qnet_op_int(op, "signed", 0) != 0,
+                               .fan = qnet_op_int(op, "fan", 0),
+                               .elements = qnet_type_elements(x) / images};
+}
+
 /* The symbol SITE.SUFFIX, made of zeros when it is missing. */
 static qnet_symbol *site_symbol(qnet_module *m, const char *site, const char *suffix,
                                 const qnet_type *type, qnet_loc loc) {
@@ -83,10 +100,10 @@ static qnet_value *read_symbol(qnet_builder *b, const char *site, const char *su
   return s != NULL ? qnet_build_read(b, s) : NULL;
 }
 
-qnet_value *qnet_quantizer_emit_forward(qnet_builder *b, const qnet_quantizer *q,
-                                        const qnet_quantizer_site *s, qnet_value *x,
-                                        qnet_value **code) {
+qnet_value *qnet_quantizer_emit_forward(qnet_builder *b, const qnet_quantizer_site *s,
+                                        qnet_value *x, qnet_value **code) {
   qnet_module *m = b->module;
+  const qnet_quantizer *q = s->quantizer;
   if (x == NULL) return NULL;
   const int n = q->level_count(s);
   qnet_value *operands[] = {x, read_symbol(b, s->name, "threshold", QNET_F32, s->channels, n - 1),
@@ -96,7 +113,7 @@ qnet_value *qnet_quantizer_emit_forward(qnet_builder *b, const qnet_quantizer *q
   qnet_op *op = qnet_build(b, QNET_OP_QUANTIZE, operands, 4, results, 2);
   if (op == NULL) return NULL;
   const bool weight = s->role == QNET_ROLE_WEIGHT;
-  qnet_op_set_int(m, op, "axis", weight ? 0 : -1);
+  qnet_op_set_int(m, op, "axis", weight && !q->per_layer ? 0 : -1);
   qnet_op_set_int(m, op, "bits", s->bits);
   qnet_op_set_string(m, op, "quantizer", q->name);
   qnet_op_set_string(m, op, "site", s->name);
@@ -118,6 +135,28 @@ qnet_value *qnet_quantizer_emit_straight_through(qnet_builder *b, const qnet_op 
   qnet_op_set_int(b->module, dx->def, "axis", qnet_op_int(forward, "axis", -1));
   qnet_op_set_string(b->module, dx->def, "mask", mask);
   return dx;
+}
+
+qnet_value *qnet_quantizer_emit_cells(qnet_builder *b, const qnet_op *forward, qnet_value *dy) {
+  qnet_module *m = b->module;
+  const qnet_quantizer_site s = qnet_quantizer_site_of(forward);
+  const int64_t n = s.quantizer->cell_count(&s);
+  qnet_value *operands[] = {forward->operand[0],
+                            read_symbol(b, s.name, "bound", QNET_F32, s.channels, n - 1),
+                            read_symbol(b, s.name, "slope", QNET_F32, s.channels, n),
+                            read_symbol(b, s.name, "tilt", QNET_F32, s.channels, n), dy};
+  const qnet_type *sums = qnet_type_tensor(m, QNET_F64, 2, (const int64_t[]){s.channels, n});
+  if (dy == NULL) return NULL;
+  qnet_op *op =
+      qnet_build(b, QNET_OP_CELL_GRAD, operands, 5, (const qnet_type *[]){dy->type, sums, sums}, 3);
+  if (op == NULL) return NULL;
+  qnet_op_set_int(m, op, "axis", qnet_op_int(forward, "axis", -1));
+  const qnet_symbol *by_dy = site_symbol(m, s.name, "dy", sums, b->loc);
+  const qnet_symbol *by_dyx = site_symbol(m, s.name, "dyx", sums, b->loc);
+  if (by_dy == NULL || by_dyx == NULL) return NULL;
+  qnet_build_write(b, by_dy, qnet_op_result(op, 1));
+  qnet_build_write(b, by_dyx, qnet_op_result(op, 2));
+  return qnet_op_result(op, 0);
 }
 
 void qnet_quantizer_emit_stats(qnet_builder *b, const qnet_op *forward) {

@@ -292,23 +292,17 @@ static int freeze(const qnet_quantizer_site *s, float *scale, int32_t *level) {
 
 /* ---- the row ----------------------------------------------------------------------------------*/
 
-static qnet_value *emit_forward(qnet_builder *b, const qnet_quantizer_site *s, qnet_value *x,
-                                qnet_value **code) {
-  return qnet_quantizer_emit_forward(b, &qnet_quantizer_lqnets, s, x, code);
-}
-
 static qnet_value *emit_backward(qnet_builder *b, const qnet_op *forward, qnet_value *dy) {
   return qnet_quantizer_emit_straight_through(b, forward, dy, "below_max");
 }
 
 const qnet_quantizer qnet_quantizer_lqnets = {
     .name = "lqnets",
-    .bits_min = 1,
-    .bits_max = MAX_BITS,
+    .bits = {{1, MAX_BITS}, {1, MAX_BITS}},
     .param_count = param_count,
     .level_count = level_count,
     .init = init,
-    .emit_forward = emit_forward,
+    .emit_forward = qnet_quantizer_emit_forward,
     .emit_backward = emit_backward,
     .emit_stats = qnet_quantizer_emit_stats,
     .update = update,

@@ -98,11 +98,6 @@ static int freeze(const qnet_quantizer_site *s, float *scale, int32_t *level) {
   return n;
 }
 
-static qnet_value *emit_forward(qnet_builder *b, const qnet_quantizer_site *s, qnet_value *x,
-                                qnet_value **code) {
-  return qnet_quantizer_emit_forward(b, &qnet_quantizer_uniform, s, x, code);
-}
-
 static qnet_value *emit_backward(qnet_builder *b, const qnet_op *forward, qnet_value *dy) {
   const bool is_signed = qnet_op_int(forward, "signed", 0) != 0;
   return qnet_quantizer_emit_straight_through(b, forward, dy, is_signed ? "inside" : "below_max");
@@ -116,16 +111,15 @@ static void emit_stats(qnet_builder *b, const qnet_op *forward) {
 
 const qnet_quantizer qnet_quantizer_uniform = {
     .name = "uniform",
-    .bits_min = 8,
-    .bits_max = 8,
-    .fits_weights = true,
+    .bits = {{8, 8}, {8, 8}},
     .param_count = param_count,
     .level_count = level_count,
     .init = init,
-    .emit_forward = emit_forward,
+    .emit_forward = qnet_quantizer_emit_forward,
     .emit_backward = emit_backward,
     .emit_stats = emit_stats,
     .update = update,
+    .follow = fit,
     .fit = fit,
     .levels = levels,
     .freeze = freeze,

@@ -227,7 +227,7 @@ static void test_quantizer_names(void **state) {
   size_t count;
   const qnet_quantizer *const *table = qnet_quantizer_table(&count);
   for (size_t i = 0; i < count; i++) {
-    if (table[i]->bits_min == 8) continue;
+    if (table[i]->bits[0].min == 8) continue;
     char body[256];
     snprintf(body, sizeof body, "quantize %s\nreturn image |> flatten |> dense(classes)\n",
              table[i]->name);

@@ -40,6 +40,7 @@ static void train(run *r, int from, int steps, bool frozen, uint64_t *seed) {
     *(float *)qnet_plan_argument(r->plan, 2)->data = i < STEPS / 2 ? 0.05f : 0.01f;
     assert_int_equal(qnet_plan_run(r->plan, r->d), QNET_OK);
     assert_true(isfinite(*(float *)qnet_plan_result(r->plan, 0)->data));
+    r->sites.lr = (double)*(float *)qnet_plan_argument(r->plan, 2)->data;
     assert_int_equal(qnet_quantizer_sites_update(&r->sites, frozen, r->d), QNET_OK);
   }
 }

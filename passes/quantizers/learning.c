@@ -1,0 +1,59 @@
+/* Steps, moments and starting points of quantizers that learn by gradient. */
+#include "passes/quantizers/learning.h"
+#include <float.h>
+#include <math.h>
+
+static const double momentum = 0.9, largest_change = 0.1;
+
+int qnet_uniform_top(qnet_role role, int bits) {
+  const int top = (1 << (role == QNET_ROLE_WEIGHT ? bits - 1 : bits)) - 1;
+  return top < 127 ? top : 127;
+}
+
+void qnet_learn_value(float *p, float *velocity, double gradient, double lr) {
+  const double v = momentum * (double)*velocity + gradient;
+  *velocity = (float)v;
+  *p = (float)((double)*p - lr * v);
+}
+
+void qnet_learn_width(float *p, float *velocity, double gradient, double lr) {
+  const double old = (double)*p, limit = largest_change * fabs(old);
+  const double v = momentum * (double)*velocity + gradient;
+  const double change = fmax(-limit, fmin(limit, lr * v));
+  *velocity = (float)v;
+  /* NaN must stay visible: fmax would drop it. */
+  *p = isnan(v) ? NAN : (float)fmax(old - change, (double)FLT_MIN);
+}
+
+void qnet_moments(const float *x, int64_t n, double *mean, double *deviation) {
+  double sum = 0, square = 0;
+  for (int64_t i = 0; i < n; i++)
+    sum += (double)x[i];
+  *mean = n > 0 ? sum / (double)n : 0;
+  for (int64_t i = 0; i < n; i++)
+    square += ((double)x[i] - *mean) * ((double)x[i] - *mean);
+  *deviation = n > 1 ? sqrt(square / (double)(n - 1)) : 0;
+  if (*deviation < (double)FLT_MIN) *deviation = 1;
+}
+
+double qnet_normal_top(qnet_role role, int bits) {
+  /* Step times steps of the optimal uniform quantizers with a level 0. */
+  static const double weight[] = {0.996, 0.996, 1.758, 2.346, 2.822, 3.22, 3.58, 3.92};
+  static const double activation[] = {1.22, 1.952, 2.474, 2.899, 3.27, 3.61, 3.93, 4.2};
+  const int i = bits < 1 ? 0 : bits > 8 ? 7 : bits - 1;
+  return role == QNET_ROLE_WEIGHT ? weight[i > 0 ? i - 1 : 0] : activation[i];
+}
+
+double qnet_best_top(double largest, qnet_top_error error, void *context, const float *x,
+                     int64_t n) {
+  enum { TRIES = 40 };
+  double best = 0, least = INFINITY;
+  if (!isfinite(largest) || largest < (double)FLT_MIN) return 0;
+  for (int i = 1; i <= TRIES; i++) {
+    const double top = largest * i / TRIES, e = error(context, top, x, n);
+    if (!(e < least)) continue;
+    least = e;
+    best = top;
+  }
+  return best;
+}

@@ -1,0 +1,32 @@
+/* Small arithmetic that the quantizers learned by gradient share. */
+#ifndef QNET_PASSES_QUANTIZERS_LEARNING_H
+#define QNET_PASSES_QUANTIZERS_LEARNING_H
+
+#include "passes/quantizer.h"
+
+/* The largest integer of a uniform table: 2^bits - 1 of activations, 2^(bits-1) - 1 of weights, and
+ * never more than 127. */
+int qnet_uniform_top(qnet_role role, int bits);
+
+/* One step of momentum 0.9 on the gradient. What is learned is a width: it stays positive, and no
+ * step moves it by more than a tenth. */
+void qnet_learn_width(float *p, float *velocity, double gradient, double lr);
+/* The same without limits. */
+void qnet_learn_value(float *p, float *velocity, double gradient, double lr);
+
+/* Mean and deviation (n - 1) of x; a deviation of 0 becomes 1. */
+void qnet_moments(const float *x, int64_t n, double *mean, double *deviation);
+
+/* The end of the range at which 2^bits - 1 (activations) or 2^(bits-1) - 1 (weights) uniform steps
+ * have the least squared error, when activations are normal of deviation 1 cut at 0, weights normal
+ * of deviation 1. For points without data. */
+double qnet_normal_top(qnet_role role, int bits);
+
+/* The end of the range of |x - mean| / deviation with the least squared error among 40 tries up to
+ * the largest, where error(context, top, x, n) is the squared error. 0: x has no finite value but
+ * 0. */
+typedef double (*qnet_top_error)(void *context, double top, const float *x, int64_t n);
+double qnet_best_top(double largest, qnet_top_error error, void *context, const float *x,
+                     int64_t n);
+
+#endif

@@ -1,0 +1,156 @@
+/* Every quantizer learns: a tiny network trained with it, in the real phase and on the integer
+ * grid, tells its classes apart, and all engines give the same logits for it, bit by bit. */
+#include "codegen/plan.h"
+#include "driver/predictor.h"
+#include "passes/quantizer_state.h"
+#include "tests/unit/training_test.h"
+
+enum { BATCH = 32, STEPS = 120, FROZEN = 30, TESTED = 320, SEED = 3, IMAGES = 4 };
+
+typedef struct run {
+  qnet_diag *d;
+  qnet_module *eval, *step; /* share their blobs */
+  qnet_plan *plan;
+  qnet_quantizer_sites sites;
+} run;
+
+static void check(qnet_status status, qnet_diag *d) {
+  if (status != QNET_OK) qnet_diag_print(d, stderr, false);
+  assert_int_equal(status, QNET_OK);
+}
+
+static void start(run *r, const char *quantizers) {
+  r->d = qnet_diag_create(qnet_allocator_system());
+  r->eval = test_prepare(test_network, quantizers, SEED, r->d);
+  r->step = qnet_module_clone(r->eval);
+  test_passes(r->step, "batch{n=32},autodiff{weight_decay=0.0001}", r->d);
+  check(qnet_quantizer_sites_collect(r->step, r->step->allocator, &r->sites, r->d), r->d);
+  check(qnet_quantizer_sites_refresh(&r->sites, false, r->d), r->d);
+  check(qnet_plan_create(r->step, "step", QNET_PLAN_FAST, &r->plan, r->d), r->d);
+}
+
+static void finish(run *r) {
+  qnet_plan_destroy(r->plan);
+  qnet_quantizer_sites_free(&r->sites);
+  qnet_module_destroy(r->step);
+  qnet_module_destroy(r->eval);
+  qnet_diag_destroy(r->d);
+}
+
+static void train(run *r) {
+  uint64_t seed = SEED;
+  for (int i = 0; i < STEPS; i++) {
+    const bool frozen = i >= STEPS - FROZEN;
+    const float lr = i < STEPS / 2 ? 0.05f : i < STEPS - FROZEN / 2 ? 0.01f : 0.002f;
+    if (i == STEPS - FROZEN) check(qnet_quantizer_sites_refresh(&r->sites, true, r->d), r->d);
+    test_batch(&seed, BATCH, qnet_plan_argument(r->plan, 0)->data,
+               qnet_plan_argument(r->plan, 1)->data);
+    *(float *)qnet_plan_argument(r->plan, 2)->data = lr;
+    check(qnet_plan_run(r->plan, r->d), r->d);
+    assert_true(isfinite(*(float *)qnet_plan_result(r->plan, 0)->data));
+    r->sites.lr = (double)lr;
+    check(qnet_quantizer_sites_update(&r->sites, frozen, r->d), r->d);
+  }
+}
+
+static void logits_of(const run *r, qnet_engine_kind kind, const uint8_t *images, int64_t count,
+                      float *logits) {
+  qnet_predictor *p = NULL;
+  qnet_target_choice target;
+  check(qnet_target_choose("native", NULL, NULL, &target, r->d), r->d);
+  check(qnet_predictor_create(r->eval->allocator, r->eval, kind, &target, &p, r->d), r->d);
+  assert_int_equal(qnet_predictor_classes(p), TEST_CLASSES);
+  check(qnet_predictor_logits(p, images, count, logits, r->d), r->d);
+  qnet_predictor_destroy(p);
+  qnet_target_choice_free(&target);
+}
+
+static int evaluate(const run *r) {
+  static uint8_t images[TESTED * TEST_PIXELS];
+  static float logits[TESTED * TEST_CLASSES];
+  int32_t label[TESTED];
+  uint64_t seed = SEED + 1000;
+  test_batch(&seed, TESTED, images, label);
+  logits_of(r, QNET_ENGINE_NN, images, TESTED, logits);
+  int correct = 0;
+  for (int n = 0; n < TESTED; n++) {
+    const float *l = logits + n * TEST_CLASSES;
+    int best = 0;
+    for (int k = 1; k < TEST_CLASSES; k++)
+      if (l[k] > l[best]) best = k;
+    correct += best == label[n];
+  }
+  return correct;
+}
+
+static void compare_engines(const run *r) {
+  static const qnet_engine_kind kinds[] = {QNET_ENGINE_QUANT, QNET_ENGINE_BITS, QNET_ENGINE_LOOP,
+                                           QNET_ENGINE_JIT};
+  uint8_t images[IMAGES * TEST_PIXELS];
+  int32_t label[IMAGES];
+  float expected[IMAGES * TEST_CLASSES], logits[IMAGES * TEST_CLASSES];
+  uint64_t seed = SEED + 2000;
+  test_batch(&seed, IMAGES, images, label);
+  logits_of(r, QNET_ENGINE_NN, images, IMAGES, expected);
+  for (int i = 0; i < COUNT(kinds); i++) {
+    logits_of(r, kinds[i], images, IMAGES, logits);
+    assert_memory_equal(logits, expected, sizeof logits);
+  }
+}
+
+static void learn(const char *weights, const char *activations, int weight_bits,
+                  int activation_bits, const char *edges) {
+  char pipeline[256];
+  snprintf(pipeline, sizeof pipeline,
+           "insert-quantizers{quantizer=%s,activation_quantizer=%s,weights=%d,activations=%d,%s}",
+           weights, activations, weight_bits, activation_bits, edges);
+  run r;
+  start(&r, pipeline);
+  train(&r);
+  check(qnet_quantizer_freeze_all(r.eval, r.eval->allocator, r.d), r.d);
+  const int correct = evaluate(&r);
+  print_message("%s %d / %s %d, %s: %d of %d\n", weights, weight_bits, activations, activation_bits,
+                edges, correct, TESTED);
+  assert_true(correct * 100 > 95 * TESTED);
+  compare_engines(&r);
+  finish(&r);
+}
+
+/* At 2/2 and 3/3 where the method has them, else at its smallest; the edges f32 and 8 bit. */
+static void test_methods(void **state) {
+  (void)state;
+  size_t count;
+  const qnet_quantizer *const *table = qnet_quantizer_table(&count);
+  for (size_t i = 0; i < count; i++) {
+    const qnet_bit_range w = table[i]->bits[QNET_ROLE_WEIGHT];
+    const qnet_bit_range a = table[i]->bits[QNET_ROLE_ACTIVATION];
+    const char *const weights = w.max > 0 ? table[i]->name : "lsq";
+    const char *const activations = a.max > 0 ? table[i]->name : "lsq";
+    for (int bits = 2; bits <= 3; bits++) {
+      const int wb = w.max == 0 ? bits : bits < w.min ? w.min : bits > w.max ? w.max : bits;
+      const int ab = a.max == 0 ? bits : bits < a.min ? a.min : bits > a.max ? a.max : bits;
+      learn(weights, activations, wb, ab, bits == 2 ? "first=0,last=0" : "first=8,last=8");
+      if (wb != bits && ab != bits) break;
+    }
+  }
+}
+
+/* The first layer too, whose input is not learned: its parameters still are. */
+static void test_all_layers(void **state) {
+  (void)state;
+  run r;
+  start(&r, "insert-quantizers{quantizer=lsq,weights=8,activations=4,first=-1,last=-1}");
+  const float *param = qnet_symbol_find(r.eval, "conv1.input_quantizer.param")->blob->data;
+  const float before = param[0];
+  train(&r);
+  assert_true(param[0] != before);
+  finish(&r);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_methods),
+      cmocka_unit_test(test_all_layers),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
