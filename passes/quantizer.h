@@ -79,7 +79,8 @@ typedef struct qnet_quantizer {
   void (*thresholds)(const qnet_quantizer_site *s, int channel, float *threshold);
 } qnet_quantizer;
 
-extern const qnet_quantizer qnet_quantizer_lqnets, qnet_quantizer_lsq, qnet_quantizer_uniform;
+extern const qnet_quantizer qnet_quantizer_lqnets, qnet_quantizer_lsq, qnet_quantizer_uniform,
+    qnet_quantizer_qil;
 
 const qnet_quantizer *qnet_quantizer_find(const char *name); /* NULL when unknown */
 const qnet_quantizer *const *qnet_quantizer_table(size_t *count);
