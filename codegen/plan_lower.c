@@ -198,7 +198,8 @@ static qnet_status lower_norm_grad(lowering *l, const qnet_op *op) {
 static const qnet_op *stats_of(const qnet_op *op) {
   for (const qnet_use *u = op->result[1].uses; u != NULL; u = u->next)
     if (u->op->opcode == QNET_OP_CODE_STATS && u->op->operand[0] == op->operand[0] &&
-        u->op->operand[1] == &op->result[1])
+        u->op->operand[1] == &op->result[1] &&
+        qnet_op_int(u->op, "axis", -1) == qnet_op_int(op, "axis", -1))
       return u->op;
   return NULL;
 }
@@ -230,6 +231,12 @@ static qnet_status lower_quantize(lowering *l, const qnet_op *op) {
 static qnet_status lower_quantize_grad(lowering *l, const qnet_op *op) {
   const bool one_table = op->operand[1]->type->dim[0] == 1;
   return lower_plain(l, op, one_table ? &qnet_plan_quantize_grad : &qnet_plan_reference);
+}
+
+/* Statistics that no quantizer takes along: those channel by channel. */
+static qnet_status lower_code_stats(lowering *l, const qnet_op *op) {
+  const bool by_channel = qnet_op_int(op, "axis", -1) == 1;
+  return lower_plain(l, op, by_channel ? &qnet_plan_channel_stats : &qnet_plan_reference);
 }
 
 static qnet_status lower_cell_grad(lowering *l, const qnet_op *op) {
@@ -290,6 +297,7 @@ static qnet_status lower_op(lowering *l, const qnet_op *op) {
   case QNET_OP_BATCH_NORM_GRAD: return lower_norm_grad(l, op);
   case QNET_OP_QUANTIZE: return lower_quantize(l, op);
   case QNET_OP_QUANTIZE_GRAD: return lower_quantize_grad(l, op);
+  case QNET_OP_CODE_STATS: return lower_code_stats(l, op);
   case QNET_OP_CELL_GRAD: return lower_cell_grad(l, op);
   default: break;
   }

@@ -1,10 +1,14 @@
-/* nn.cell_grad: the gradient of a quantizer that learns by gradient. cell = #{k : x > bound_k},
+/* What quantizers learn from beyond counts by code.
+ *
+ * nn.cell_grad: the gradient of a quantizer that learns by gradient. cell = #{k : x > bound_k},
  * dx = dy (slope + tilt x), and the sums of dy and of dy x by cell, from which every parameter's
  * gradient follows.
  *
  * Few cells: one pass a bound over a range in the cache, all elements at once; sums above each
  * bound are taken in fixed lanes, cells are differences. Many cells: each element's cell is
- * searched. Sums of a range are f32 lanes, ranges are added up in f64 and in order. */
+ * searched. Sums of a range are f32 lanes, ranges are added up in f64 and in order.
+ *
+ * nn.code_stats channel by channel: code by code, all channels of a row at once. */
 #include "codegen/plan_internal.h"
 #include "support/simd.h"
 #include <string.h>
@@ -191,3 +195,70 @@ static void filter_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
 
 const qnet_plan_kernel qnet_plan_cell_grad_filters = {
     .rows = filter_rows, .row_in = 31, .row_out = 7};
+
+/* ---- statistics by channel: operands x, code; results count, sum ------------------------------*/
+
+/* What has the code in rows of `stride` channels, for the first `width` <= LANES of them. */
+QNET_SIMD_BODY void channel_sums_body(const float *x, const uint8_t *code, int64_t rows,
+                                      int64_t stride, int width, int wanted, int32_t *count,
+                                      float *sum) {
+  for (int64_t r = 0; r < rows; r++, x += stride, code += stride) {
+#pragma omp simd
+    for (int c = 0; c < width; c++) {
+      const bool hit = code[c] == wanted;
+      count[c] += hit;
+      sum[c] += hit ? x[c] : 0;
+    }
+  }
+}
+QNET_SIMD_DISPATCH(channel_sums,
+                   (const float *x, const uint8_t *code, int64_t rows, int64_t stride, int width,
+                    int wanted, int32_t *count, float *sum),
+                   (x, code, rows, stride, width, wanted, count, sum))
+
+static void channel_stats_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
+  const int64_t codes = s->out[0]->type->dim[1];
+  int64_t *count = r->partial;
+  double *sum = (double *)((char *)r->partial + s->out[0]->bytes);
+  for (int64_t c = 0; c < s->width; c += LANES) {
+    const int width = s->width - c < LANES ? (int)(s->width - c) : LANES;
+    for (int k = 0; k < codes; k++) {
+      int32_t counts[LANES] = {0};
+      float sums[LANES] = {0};
+      channel_sums((const float *)r->in[0] + c, (const uint8_t *)r->in[1] + c, r->count, s->width,
+                   width, k, counts, sums);
+      for (int j = 0; j < width; j++) {
+        count[(c + j) * codes + k] = counts[j];
+        sum[(c + j) * codes + k] = (double)sums[j];
+      }
+    }
+  }
+}
+
+static qnet_status prepare_channel_stats(qnet_plan *p, qnet_plan_step *s, qnet_diag *d) {
+  (void)d;
+  s->state = &p->group[s->group];
+  s->partial_bytes = s->out[0]->bytes + s->out[1]->bytes;
+  return QNET_OK;
+}
+
+static void finish_channel_stats(const qnet_plan_step *s) {
+  const qnet_plan_group *g = s->state;
+  int64_t *count = (int64_t *)s->out[0]->data;
+  double *sum = (double *)s->out[1]->data;
+  const int64_t n = qnet_type_elements(s->out[0]->type);
+  memset(count, 0, s->out[0]->bytes);
+  memset(sum, 0, s->out[1]->bytes);
+  for (int64_t i = 0; i < g->ranges; i++) {
+    const char *partial = s->partial + s->partial_bytes * (size_t)i;
+    for (int64_t k = 0; k < n; k++) {
+      count[k] += ((const int64_t *)partial)[k];
+      sum[k] += ((const double *)(partial + s->out[0]->bytes))[k];
+    }
+  }
+}
+
+const qnet_plan_kernel qnet_plan_channel_stats = {.prepare = prepare_channel_stats,
+                                                  .rows = channel_stats_rows,
+                                                  .finish = finish_channel_stats,
+                                                  .row_in = 3};

@@ -84,9 +84,10 @@ static qnet_status code_stats(const qnet_module *m, const qnet_op *op, qnet_blob
   int64_t *count = out[0]->data;
   double *sum = out[1]->data;
   const int64_t run = elements / channels;
+  const bool by_channel = qnet_op_int(op, "axis", -1) == 1;
   for (int64_t i = 0; i < elements; i++) {
     if (code[i] >= codes) return QNET_ERROR;
-    const int64_t cell = i / run * codes + code[i];
+    const int64_t cell = (by_channel ? i % channels : i / run) * codes + code[i];
     count[cell]++;
     sum[cell] += (double)x[i];
   }

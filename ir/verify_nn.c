@@ -261,8 +261,12 @@ static bool rule_cell_grad(qnet_verifier *v, const qnet_op *op) {
 
 static bool rule_code_stats(qnet_verifier *v, const qnet_op *op) {
   int64_t ch;
-  if (!qnet_expect_tensor(v, op, 0, QNET_F32, QNET_ANY_RANK) || !expect_axis(v, op, &ch) ||
+  if (!qnet_expect_tensor(v, op, 0, QNET_F32, QNET_ANY_RANK) ||
       !qnet_expect_int(v, op, "bits", 1, 8))
+    return false;
+  if (qnet_op_int(op, "axis", -1) == 1)
+    ch = qnet_channels(qnet_in(op, 0));
+  else if (!expect_axis(v, op, &ch))
     return false;
   const int64_t codes = (int64_t)1 << qnet_op_int(op, "bits", 1);
   return qnet_expect_in(v, op, 1, qnet_tensor_like(qnet_in(op, 0), QNET_U8)) &&

@@ -20,6 +20,7 @@ typedef struct qnet_quantizer_site {
   int grid;           /* integer levels lie in -grid..grid or 0..grid; 15..127 */
   bool is_signed;     /* activation that may be negative (the stem's input at 8 bits) */
   int64_t fan;        /* weights: kernel_h * kernel_w * Cout (initial basis) */
+  int64_t inputs;     /* activations: channels of the quantized tensor */
   int64_t elements;   /* weights: all of the layer; activations: those of one image */
   float *param;       /* [channels][quantizer->param_count(bits)] */
   int64_t step;       /* updates done */
@@ -30,11 +31,12 @@ typedef struct qnet_bit_range {
 } qnet_bit_range;
 
 typedef struct qnet_quantizer {
-  const char *name;             /* as in .qnet and --quantizer= */
-  const void *method;           /* for hooks that several methods share (quantizers/scaled_set.h) */
-  qnet_bit_range bits[2];       /* by qnet_role */
-  bool per_layer;               /* one table for all filters of a weight */
-  bool keeps_scores;            /* latent weights only select codes: they do not decay */
+  const char *name;       /* as in .qnet and --quantizer= */
+  const void *method;     /* for hooks that several methods share (quantizers/scaled_set.h) */
+  qnet_bit_range bits[2]; /* by qnet_role */
+  bool per_layer;         /* one table for all filters of a weight */
+  bool by_channel;        /* `update` wants the statistics of activations channel by channel */
+  bool keeps_scores;      /* latent weights only select codes: they do not decay */
   int (*param_count)(int bits); /* floats a channel */
   /* Levels in use: 2^bits, or fewer. */
   int (*level_count)(const qnet_quantizer_site *s);
@@ -48,8 +50,8 @@ typedef struct qnet_quantizer {
   qnet_value *(*emit_backward)(qnet_builder *b, const qnet_op *forward, qnet_value *dy);
   void (*emit_stats)(qnet_builder *b, const qnet_op *forward);
 
-  /* One learning step from the statistics of one batch: count and sum by code, [channels][2^bits]
-   * NULL: nothing is learned so. */
+  /* One learning step from the statistics of one batch: count and sum by code, [channels][2^bits],
+   * or by_channel: [inputs][2^bits]. NULL: nothing is learned so. */
   void (*update)(qnet_quantizer_site *s, const int64_t *count, const double *sum);
 
   /* Gradients. The axis of x is cut into cells (finer than the cells of the codes where the
@@ -73,14 +75,13 @@ typedef struct qnet_quantizer {
    * when a parameter is not finite. (docs/numbers.md, "Snapping") */
   int (*freeze)(const qnet_quantizer_site *s, float *scale, int32_t *level);
   /* The ascending decision threshold[n - 1] of one channel, in both phases, for methods whose
-   * levels ascend with the code but whose thresholds are not the midpoints of neighbours. NULL:
-   * midpoints.
-   */
-  void (*thresholds)(const qnet_quantizer_site *s, int channel, float *threshold);
+   * levels ascend with the code but whose thresholds are not the midpoints of neighbours. NULL, or
+   * false: midpoints. */
+  bool (*thresholds)(const qnet_quantizer_site *s, int channel, float *threshold);
 } qnet_quantizer;
 
 extern const qnet_quantizer qnet_quantizer_lqnets, qnet_quantizer_lsq, qnet_quantizer_uniform,
-    qnet_quantizer_qil, qnet_quantizer_lcq, qnet_quantizer_lcq_exact;
+    qnet_quantizer_qil, qnet_quantizer_lcq, qnet_quantizer_lcq_exact, qnet_quantizer_dq;
 
 const qnet_quantizer *qnet_quantizer_find(const char *name); /* NULL when unknown */
 const qnet_quantizer *const *qnet_quantizer_table(size_t *count);

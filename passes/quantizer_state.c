@@ -194,14 +194,16 @@ static bool fits_cells(const qnet_site_state *s) {
 static qnet_status check_site(const qnet_site_state *s, qnet_diag *d) {
   const int64_t channels = s->site.channels, codes = (int64_t)1 << s->site.bits;
   const int64_t n = s->quantizer->level_count(&s->site);
+  const bool by_channel = s->quantizer->by_channel && s->site.role == QNET_ROLE_ACTIVATION;
+  const int64_t rows = by_channel ? s->site.inputs : channels;
   bool good =
       qnet_type_elements(s->level->type) == channels * n &&
       qnet_type_elements(s->perm->type) == channels * n &&
       qnet_type_elements(s->threshold->type) == channels * (n - 1) &&
       qnet_type_elements(s->param->type) == channels * s->quantizer->param_count(s->site.bits);
   if (s->count != NULL && s->sum != NULL)
-    good = good && qnet_type_elements(s->count->type) == channels * codes &&
-           qnet_type_elements(s->sum->type) == channels * codes;
+    good = good && qnet_type_elements(s->count->type) == rows * codes &&
+           qnet_type_elements(s->sum->type) == rows * codes;
   if (s->bound != NULL) good = good && fits_cells(s);
   if (s->weight != NULL)
     good = good && channels == (s->quantizer->per_layer ? 1 : s->weight->type->dim[0]);

@@ -5,8 +5,8 @@
 #include <string.h>
 
 static const qnet_quantizer *const quantizers[] = {
-    &qnet_quantizer_lqnets, &qnet_quantizer_lsq,       &qnet_quantizer_qil,
-    &qnet_quantizer_lcq,    &qnet_quantizer_lcq_exact, &qnet_quantizer_uniform};
+    &qnet_quantizer_lqnets,    &qnet_quantizer_lsq, &qnet_quantizer_qil,    &qnet_quantizer_lcq,
+    &qnet_quantizer_lcq_exact, &qnet_quantizer_dq,  &qnet_quantizer_uniform};
 
 const qnet_quantizer *const *qnet_quantizer_table(size_t *count) {
   *count = sizeof quantizers / sizeof *quantizers;
@@ -74,6 +74,7 @@ qnet_quantizer_site qnet_quantizer_site_of(const qnet_op *op) {
                                .grid = (int)qnet_op_int(op, "grid", 127),
                                .is_signed = qnet_op_int(op, "signed", 0) != 0,
                                .fan = qnet_op_int(op, "fan", 0),
+                               .inputs = x->rank > 0 ? x->dim[x->rank - 1] : 1,
                                .elements = qnet_type_elements(x) / images};
 }
 
@@ -164,13 +165,15 @@ void qnet_quantizer_emit_stats(qnet_builder *b, const qnet_op *forward) {
   qnet_module *m = b->module;
   const int64_t bits = qnet_op_int(forward, "bits", 0);
   const char *site = qnet_op_string(forward, "site");
-  const int64_t dims[] = {forward->operand[2]->type->dim[0], (int64_t)1 << bits};
+  const qnet_quantizer_site s = qnet_quantizer_site_of(forward);
+  const bool by_channel = s.quantizer->by_channel && s.role == QNET_ROLE_ACTIVATION;
+  const int64_t dims[] = {by_channel ? s.inputs : s.channels, (int64_t)1 << bits};
   const qnet_type *types[] = {qnet_type_tensor(m, QNET_I64, 2, dims),
                               qnet_type_tensor(m, QNET_F64, 2, dims)};
   qnet_value *operands[] = {forward->operand[0], &forward->result[1]};
   qnet_op *op = qnet_build(b, QNET_OP_CODE_STATS, operands, 2, types, 2);
   if (op == NULL) return;
-  qnet_op_set_int(m, op, "axis", qnet_op_int(forward, "axis", -1));
+  qnet_op_set_int(m, op, "axis", by_channel ? 1 : qnet_op_int(forward, "axis", -1));
   qnet_op_set_int(m, op, "bits", bits);
   const qnet_symbol *count = site_symbol(m, site, "count", types[0], b->loc);
   const qnet_symbol *sum = site_symbol(m, site, "sum", types[1], b->loc);

@@ -309,7 +309,7 @@ static int freeze(const qnet_quantizer_site *s, float *scale, int32_t *level) {
   return level_count(s);
 }
 
-static void thresholds(const qnet_quantizer_site *s, int channel, float *threshold) {
+static bool thresholds(const qnet_quantizer_site *s, int channel, float *threshold) {
   (void)channel;
   const curve c = curve_of(s);
   const int zero = has_sign(s) ? c.top : 0;
@@ -318,6 +318,7 @@ static void thresholds(const qnet_quantizer_site *s, int channel, float *thresho
     threshold[zero + q - 1] = (float)(c.mean + x);
     if (has_sign(s)) threshold[zero - q] = (float)(c.mean - x);
   }
+  return true;
 }
 
 #define LCQ_HOOKS                                                                                  \

@@ -57,3 +57,30 @@ double qnet_best_top(double largest, qnet_top_error error, void *context, const 
   }
   return best;
 }
+
+bool qnet_solve(int n, double g[QNET_MAX_BASIS][QNET_MAX_BASIS], double h[QNET_MAX_BASIS]) {
+  for (int i = 0; i < n; i++) {
+    int best = i;
+    for (int r = i + 1; r < n; r++)
+      if (fabs(g[r][i]) > fabs(g[best][i])) best = r;
+    if (!(fabs(g[best][i]) > 1e-9)) return false;
+    for (int c = 0; c < n; c++) {
+      const double swap = g[i][c];
+      g[i][c] = g[best][c], g[best][c] = swap;
+    }
+    const double swap = h[i];
+    h[i] = h[best], h[best] = swap;
+    for (int r = i + 1; r < n; r++) {
+      const double factor = g[r][i] / g[i][i];
+      for (int c = i; c < n; c++)
+        g[r][c] -= factor * g[i][c];
+      h[r] -= factor * h[i];
+    }
+  }
+  for (int i = n - 1; i >= 0; i--) {
+    for (int c = i + 1; c < n; c++)
+      h[i] -= g[i][c] * h[c];
+    h[i] /= g[i][i];
+  }
+  return true;
+}

@@ -14,6 +14,11 @@ void qnet_learn_width(float *p, float *velocity, double gradient, double lr);
 /* The same without limits. */
 void qnet_learn_value(float *p, float *velocity, double gradient, double lr);
 
+enum { QNET_MAX_BASIS = 4 };
+/* Solves g v = h (g symmetric, positive definite but for rounding) by elimination with pivoting.
+ * False when a pivot vanishes. */
+bool qnet_solve(int n, double g[QNET_MAX_BASIS][QNET_MAX_BASIS], double h[QNET_MAX_BASIS]);
+
 /* Mean and deviation (n - 1) of x; a deviation of 0 becomes 1. */
 void qnet_moments(const float *x, int64_t n, double *mean, double *deviation);
 

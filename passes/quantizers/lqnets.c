@@ -9,12 +9,12 @@
  * equal). v follows v* by a moving average that is corrected for its start at zero.
  *
  * param: v[K], its moving average m[K], the number of updates t. */
-#include "passes/quantizer.h"
+#include "passes/quantizers/learning.h"
 #include <float.h>
 #include <math.h>
 #include <string.h>
 
-enum { MAX_BITS = 4, FIT_ROUNDS = 60 };
+enum { MAX_BITS = QNET_MAX_BASIS, FIT_ROUNDS = 60 };
 
 static const double ridge = 1e-4, decay = 0.9;
 /* The 0.75 quantile of the standard normal. */
@@ -49,35 +49,6 @@ static void init(qnet_quantizer_site *s) {
   s->step = 0;
 }
 
-/* Solves g v = h (g symmetric, positive definite but for rounding) by elimination with pivoting.
- * False when a pivot vanishes. */
-static bool solve(int n, double g[MAX_BITS][MAX_BITS], double h[MAX_BITS]) {
-  for (int i = 0; i < n; i++) {
-    int best = i;
-    for (int r = i + 1; r < n; r++)
-      if (fabs(g[r][i]) > fabs(g[best][i])) best = r;
-    if (!(fabs(g[best][i]) > 1e-9)) return false;
-    for (int c = 0; c < n; c++) {
-      const double swap = g[i][c];
-      g[i][c] = g[best][c], g[best][c] = swap;
-    }
-    const double swap = h[i];
-    h[i] = h[best], h[best] = swap;
-    for (int r = i + 1; r < n; r++) {
-      const double factor = g[r][i] / g[i][i];
-      for (int c = i; c < n; c++)
-        g[r][c] -= factor * g[i][c];
-      h[r] -= factor * h[i];
-    }
-  }
-  for (int i = n - 1; i >= 0; i--) {
-    for (int c = i + 1; c < n; c++)
-      h[i] -= g[i][c] * h[c];
-    h[i] /= g[i][i];
-  }
-  return true;
-}
-
 /* v becomes the best basis for these codes. False (v unchanged) when they determine none. */
 static bool least_squares(qnet_role role, int bits, const int64_t *count, const double *sum,
                           double *v) {
@@ -97,7 +68,7 @@ static bool least_squares(qnet_role role, int bits, const int64_t *count, const 
     g[i][i] += ridge;
     h[i] += ridge * v[i];
   }
-  if (!solve(bits, g, h)) return false;
+  if (!qnet_solve(bits, g, h)) return false;
   for (int i = 0; i < bits; i++)
     if (!isfinite(h[i])) return false;
   /* Activations that pile up at a few values can ask for negative entries; freezing would drop

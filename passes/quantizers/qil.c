@@ -236,7 +236,7 @@ static int levels(const qnet_quantizer_site *s, float *level) {
   return n;
 }
 
-static void thresholds(const qnet_quantizer_site *s, int channel, float *threshold) {
+static bool thresholds(const qnet_quantizer_site *s, int channel, float *threshold) {
   (void)channel;
   const interval v = interval_of(s);
   const int zero = has_sign(s) ? v.top : 0;
@@ -245,6 +245,7 @@ static void thresholds(const qnet_quantizer_site *s, int channel, float *thresho
     threshold[zero + k - 1] = x;
     if (has_sign(s)) threshold[zero - k] = -x;
   }
+  return true;
 }
 
 const qnet_quantizer qnet_quantizer_qil = {

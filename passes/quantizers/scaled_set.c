@@ -140,10 +140,11 @@ int qnet_scaled_set_freeze(const qnet_quantizer_site *s, float *scale, int32_t *
   return set_of(s)->integers(s, level);
 }
 
-void qnet_scaled_set_thresholds(const qnet_quantizer_site *s, int channel, float *threshold) {
+bool qnet_scaled_set_thresholds(const qnet_quantizer_site *s, int channel, float *threshold) {
   (void)channel;
   const view v = view_of(s);
   for (int k = 0; k + 1 < v.n; k++)
     threshold[k] =
         (float)(v.mean + v.deviation * v.step * (v.level[k] + v.level[k + 1]) / 2.0 + 0.0);
+  return true;
 }

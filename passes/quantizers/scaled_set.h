@@ -38,7 +38,7 @@ void qnet_scaled_set_follow(qnet_quantizer_site *s, const float *w, int64_t n);
 void qnet_scaled_set_fit(qnet_quantizer_site *s, const float *x, int64_t n);
 int qnet_scaled_set_levels(const qnet_quantizer_site *s, float *level);
 int qnet_scaled_set_freeze(const qnet_quantizer_site *s, float *scale, int32_t *level);
-void qnet_scaled_set_thresholds(const qnet_quantizer_site *s, int channel, float *threshold);
+bool qnet_scaled_set_thresholds(const qnet_quantizer_site *s, int channel, float *threshold);
 
 /* The row of a method over its set. */
 #define QNET_SCALED_SET_HOOKS(set)                                                                 \
