@@ -35,6 +35,9 @@ static qnet_status check_role(const qnet_quantizer *q, qnet_role role, int bits,
     return qnet_error_in(d, "qnetc", "%s is not for %s; name another quantizer for them", q->name,
                          roles[role]);
   if (bits >= range.min && bits <= range.max) return QNET_OK;
+  if (range.min == range.max)
+    return qnet_error_in(d, "qnetc", "quantizer %s takes %d bits for %s, not %d; add --bits=%d",
+                         q->name, range.min, roles[role], bits, range.min);
   return qnet_error_in(d, "qnetc", "%s takes %d to %d bits for %s, not %d", q->name, range.min,
                        range.max, roles[role], bits);
 }

@@ -1,6 +1,6 @@
-/* autodiff{optimizer=sgd,momentum=0.9,weight_decay=0.0001,nesterov=0,beta1=0.9,beta2=0.999,eps=1e-8,
- * decoupled=0,smoothing=0,decay_norm=0}: makes the training step @step(image, label, lr) -> loss,
- * correct from @eval.
+/* autodiff{optimizer=sgd,momentum=0.9,weight_decay=0.0001,nesterov=0,beta1=0.9,beta2=0.999,
+ * eps=1e-8,decoupled=0,smoothing=0,decay_norm=0}: makes the training step @step(image, label, lr)
+ * -> loss, correct from @eval.
  *
  * The forward of @eval is copied, batch_norm in its training form with moving averages written to
  * the running statistics (PyTorch's: momentum 0.1, unbiased variance). The gradient flows backwards

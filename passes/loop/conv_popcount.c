@@ -480,7 +480,7 @@ static int count_multiplications(const popcount *p) {
 }
 
 /* Says what was chosen, why, and what it costs beyond the counts themselves. */
-static void remark(const qnet_nest *n, const popcount *p) {
+static qnet_status remark(const qnet_nest *n, const popcount *p) {
   qnet_strbuf b;
   qnet_strbuf_init(&b, n->lw->m->allocator);
   qnet_strbuf_printf(&b,
@@ -499,8 +499,10 @@ static void remark(const qnet_nest *n, const popcount *p) {
   if (4 * p->in->c < 3 * bits)
     qnet_strbuf_printf(&b, "; %lld of %lld bits a pixel are padding", (long long)(bits - p->in->c),
                        (long long)bits);
-  if (!b.failed) qnet_remark(n->lw->d, p->op->loc, "%s", qnet_strbuf_text(&b));
+  const bool failed = b.failed != 0;
+  if (!failed) qnet_remark(n->lw->d, p->op->loc, "%s", qnet_strbuf_text(&b));
   qnet_strbuf_free(&b);
+  return failed ? qnet_out_of_memory(n->lw->d) : QNET_OK;
 }
 
 qnet_status qnet_lower_conv_popcount(qnet_lower *lw, const qnet_op *kernel) {
@@ -524,6 +526,6 @@ qnet_status qnet_lower_conv_popcount(qnet_lower *lw, const qnet_op *kernel) {
   choose_chunks(&n, &p);
   QNET_TRY(pack_weights(&n, &p));
   QNET_TRY(pack_coefficients(&n, &p));
-  remark(&n, &p);
+  QNET_TRY(remark(&n, &p));
   return qnet_nest_run(&n);
 }
