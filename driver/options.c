@@ -213,11 +213,11 @@ static const struct {
     {T, offsetof(qnet_options, output), "nowhere to save; add -o WEIGHTS.safetensors"},
 };
 
-/* A module (.qir) brings its weights along. */
+/* A module (.qir), which only the compiler proper takes, brings its weights along. */
 static bool has_need(const qnet_options *o, size_t offset) {
   if (*(const char *const *)(const void *)((const char *)o + offset)) return true;
   const size_t length = o->input ? strlen(o->input) : 0;
-  return offset == offsetof(qnet_options, weights) && length > 4 &&
+  return offset == offsetof(qnet_options, weights) && o->verb == QNET_VERB_COMPILE && length > 4 &&
          strcmp(o->input + length - 4, ".qir") == 0;
 }
 

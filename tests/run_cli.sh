@@ -122,6 +122,8 @@ check usage-threads fails 2 "from 1 to 1024" $qnetc eval "$net" --weights=w2.saf
 check usage-rate fails 2 "not negative" $qnetc train "$net" --data=data -o x.safetensors --lr=-1
 check needs-input fails 2 "no input" $qnetc train --data=data -o x.safetensors
 check needs-weights fails 2 "no weights" $qnetc "$net" -o x.o
+cp "$net" net.qir
+check needs-weights-qir fails 2 "no weights" $qnetc eval net.qir --data=data
 check needs-data fails 2 "no data" $qnetc eval "$net" --weights=w2.safetensors
 check needs-image fails 2 "no image" $qnetc run "$net" --weights=w2.safetensors
 check needs-output fails 2 "nowhere to save" $qnetc train "$net" --data=data
