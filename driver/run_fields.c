@@ -83,7 +83,9 @@ static void put_settings(const qnet_program *p, const qnet_train_options *o, qne
     put(f, "optimizer", "sgd momentum %.17g decay %.17g nesterov %d", r->momentum, r->weight_decay,
         r->nesterov);
   put_schedule(o, f);
-  put(f, "augmentation", "crop %d flip %d", o->augment.crop_pad, o->augment.flip);
+  put(f, "augmentation", "crop %d flip %d area %.9g jitter %.9g %.9g %.9g", o->augment.crop_pad,
+      o->augment.flip, o->augment.smallest_area, o->augment.brightness, o->augment.contrast,
+      o->augment.saturation);
   put(f, "label smoothing", "%.17g", r->label_smoothing);
   put(f, "seed", "%" PRIu64, o->seed);
   put(f, "number of threads", "%d", qnet_parallel_threads());

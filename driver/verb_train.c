@@ -83,6 +83,15 @@ static qnet_lr_schedule schedule_of(const qnet_recipe *r) {
   return QNET_LR_CONSTANT;
 }
 
+static qnet_augment augment_of(const qnet_recipe *r) {
+  return (qnet_augment){.crop_pad = r->crop_pad,
+                        .flip = r->flip,
+                        .smallest_area = r->smallest_area,
+                        .brightness = r->brightness,
+                        .contrast = r->contrast,
+                        .saturation = r->saturation};
+}
+
 static bool stop_requested(void *ctx) {
   (void)ctx;
   return qnet_stop_requested();
@@ -114,7 +123,7 @@ static qnet_train_options train_options(const qnet_session *s, const qnet_progra
                           .warmup_epochs = r->warmup_epochs,
                           .step_factor = r->step_factor,
                           .steps = r->steps,
-                          .augment = {.crop_pad = r->crop_pad, .flip = r->flip},
+                          .augment = augment_of(r),
                           .seed = o->seed != QNET_UNSET ? (uint64_t)o->seed : 1,
                           .limit = o->limit != QNET_UNSET ? o->limit : 0,
                           .log = stderr,

@@ -40,9 +40,11 @@ typedef struct qnet_recipe {
   qnet_schedule schedule;     /* cosine */
   double step_factor;         /* 0.1 */
   int step_epochs[16], steps; /* step: the epochs at which lr is multiplied */
-  int crop_pad;           /* 0: no crop augmentation; else zero-pad by so much and crop at random */
-  bool flip;              /* mirror half of the images */
-  double label_smoothing; /* 0 */
+  int crop_pad;         /* 0: no crop augmentation; else zero-pad by so much and crop at random */
+  bool flip;            /* mirror half of the images */
+  double smallest_area; /* 0: no resized_crop; else a random part of at least this share */
+  double brightness, contrast, saturation; /* 0; factors are drawn from [1 - x, 1 + x] */
+  double label_smoothing;                  /* 0 */
 } qnet_recipe;
 
 /* What a .qnet file says. Strings live in the module's arena. */

@@ -122,10 +122,25 @@ static void run_flip(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) 
   r->flip = true;
 }
 
+static void run_jitter(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) {
+  r->brightness = r->contrast = r->saturation = 0.4;
+  qnet_sema_to_number(s, &slot[0], "'brightness'", 0, 1, &r->brightness);
+  qnet_sema_to_number(s, &slot[1], "'contrast'", 0, 1, &r->contrast);
+  qnet_sema_to_number(s, &slot[2], "'saturation'", 0, 1, &r->saturation);
+}
+
+static void run_resized_crop(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) {
+  r->smallest_area = 0.08;
+  qnet_sema_to_number(s, &slot[0], "'area'", 0.01, 1, &r->smallest_area);
+}
+
 static const word augmentations[] = {
     {"crop", {{"pad", 0}}, run_crop},
     {"flip", {{0}}, run_flip},
+    {"jitter", {{"brightness", 0}, {"contrast", 0}, {"saturation", 0}}, run_jitter},
+    {"resized_crop", {{"area", 0}}, run_resized_crop},
 };
+enum { AUGMENTATIONS = sizeof augmentations / sizeof *augmentations };
 
 /* ---- words
  * ------------------------------------------------------------------------------------------ */
@@ -205,7 +220,7 @@ static void set_schedule(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
 
 static void set_augment(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
   for (const qnet_expr *e = t->values.first; e; e = e->next)
-    run_word(s, e, "augmentation", augmentations, 2, r);
+    run_word(s, e, "augmentation", augmentations, AUGMENTATIONS, r);
 }
 
 static void set_label_smoothing(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {

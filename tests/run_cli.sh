@@ -70,6 +70,18 @@ printf 'P5\n28 28\n255\nshort' >files/val/0/1000.pgm
 check bad-file fails 1 "val/0/1000.pgm: error: the image needs 784 bytes" \
   $qnetc eval "$net" --weights=w2.safetensors --data=files
 
+# Training on image files, with every augmentation: the same seed gives the same weights.
+for n in $(seq 0 99); do
+  mkdir -p "files/train/$((n % 10))"
+  { printf 'P5\n28 28\n255\n' && tail -c +$((n * 784 + 1)) pixels | head -c 784; } \
+    >"files/train/$((n % 10))/$n.pgm"
+done
+rm files/val/0/1000.pgm
+sed 's/augment = .*/augment = resized_crop, crop(pad = 2), flip, jitter/; s/batch = [0-9]*/batch = 50/' \
+  "$net" >augmented.qnet
+check train-files sh -c "for i in 1 2; do $qnetc train augmented.qnet --data=files --epochs=1 \
+  -o files\$i.safetensors || exit 1; done; cmp files1.safetensors files2.safetensors"
+
 # ---- weights that were not trained at these bits ------------------------------------------------
 check bits3-warns sh -c "$qnetc eval '$net' --weights=w2.safetensors --bits=3 --data=data 2>err &&
   grep -q 'warning: .*not trained' err"

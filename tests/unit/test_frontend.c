@@ -169,6 +169,7 @@ static void test_resnet(void **state) {
   assert_int_equal(p.recipe.steps, 2);
   assert_int_equal(p.recipe.step_epochs[1], 123);
   assert_int_equal(p.recipe.crop_pad, 4);
+  assert_true(p.recipe.smallest_area == 0 && p.recipe.brightness == 0);
   qnet_module_destroy(p.module);
   free_text(text, size);
 }
@@ -217,6 +218,24 @@ static void test_adam_recipe(void **state) {
   assert_true(p.recipe.beta2 == 0.99 && p.recipe.eps == 1e-8 && p.recipe.decoupled);
   assert_int_equal(p.recipe.schedule, QNET_SCHEDULE_LINEAR);
   assert_int_equal(p.recipe.warmup_epochs, 3);
+  qnet_module_destroy(p.module);
+}
+
+static void test_augmentations(void **state) {
+  (void)state;
+  qnet_program p;
+  expect_net("train { augment = crop(pad = 2), flip, jitter(contrast = 0.1), resized_crop }\n"
+             "return image |> flatten |> dense(classes)\n",
+             &p);
+  assert_int_equal(p.recipe.crop_pad, 2);
+  assert_true(p.recipe.flip && p.recipe.smallest_area == 0.08);
+  assert_true(p.recipe.brightness == 0.4 && p.recipe.saturation == 0.4);
+  assert_true(p.recipe.contrast == 0.1);
+  qnet_module_destroy(p.module);
+  expect_net("train { augment = resized_crop(area = 0.25) }\n"
+             "return image |> flatten |> dense(classes)\n",
+             &p);
+  assert_true(p.recipe.smallest_area == 0.25 && p.recipe.contrast == 0);
   qnet_module_destroy(p.module);
 }
 
@@ -450,14 +469,15 @@ static void test_out_of_memory(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_examples),        cmocka_unit_test(test_fashion),
-      cmocka_unit_test(test_resnet),          cmocka_unit_test(test_defaults),
-      cmocka_unit_test(test_declarations),    cmocka_unit_test(test_adam_recipe),
-      cmocka_unit_test(test_quantizer_names), cmocka_unit_test(test_windows),
-      cmocka_unit_test(test_static_language), cmocka_unit_test(test_locations),
-      cmocka_unit_test(test_errors),          cmocka_unit_test(test_overrides),
-      cmocka_unit_test(test_truncations),     cmocka_unit_test(test_byte_flips),
-      cmocka_unit_test(test_depth),           cmocka_unit_test(test_out_of_memory),
+      cmocka_unit_test(test_examples),      cmocka_unit_test(test_fashion),
+      cmocka_unit_test(test_resnet),        cmocka_unit_test(test_defaults),
+      cmocka_unit_test(test_declarations),  cmocka_unit_test(test_adam_recipe),
+      cmocka_unit_test(test_augmentations), cmocka_unit_test(test_quantizer_names),
+      cmocka_unit_test(test_windows),       cmocka_unit_test(test_static_language),
+      cmocka_unit_test(test_locations),     cmocka_unit_test(test_errors),
+      cmocka_unit_test(test_overrides),     cmocka_unit_test(test_truncations),
+      cmocka_unit_test(test_byte_flips),    cmocka_unit_test(test_depth),
+      cmocka_unit_test(test_out_of_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
