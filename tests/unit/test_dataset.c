@@ -249,6 +249,44 @@ static void augmentation_moves_and_mirrors(void **state) {
   assert_memory_equal(out, image, sizeof out);
 }
 
+/* An image whose two channels are 5 y and 5 x shows which part became the batch's image. */
+static void random_parts_are_in_bounds(void **state) {
+  (void)state;
+  enum { SIDE = 48, DRAWS = 2000 };
+  static uint8_t image[SIDE * SIDE * 2], out[SIDE * SIDE * 2];
+  for (int i = 0; i < SIDE * SIDE; i++) {
+    image[2 * i] = (uint8_t)(i / SIDE * 5);
+    image[2 * i + 1] = (uint8_t)(i % SIDE * 5);
+  }
+  int32_t label = 0, got;
+  const qnet_dataset shape = {.allocator = qnet_allocator_system(),
+                              .count = 1,
+                              .classes = 1,
+                              .height = SIDE,
+                              .width = SIDE,
+                              .channels = 2};
+  const qnet_dataset set = qnet_dataset_view(&shape, image, &label);
+  const qnet_augment augment = {.smallest_area = 0.08};
+  const uint32_t index = 0;
+  double mean = 0, least = 1, most = 0;
+  for (uint64_t epoch = 0; epoch < DRAWS; epoch++) {
+    assert_int_equal(qnet_dataset_batch(&set, &index, 1, &augment, 3, epoch, out, &got, NULL),
+                     QNET_OK);
+    /* From the centre of the first pixel to that of the last one: 47/48 of the part. */
+    const double height = (out[2 * SIDE * (SIDE - 1)] - out[0]) / 5.0 * 48 / 47;
+    const double width = (out[2 * (SIDE - 1) + 1] - out[1]) / 5.0 * 48 / 47;
+    const double area = height * width / (SIDE * SIDE), ratio = width / height;
+    assert_true(ratio > 0.75 * 0.9 && ratio < 1.1 / 0.75);
+    mean += area / DRAWS;
+    if (area < least) least = area;
+    if (area > most) most = area;
+  }
+  assert_true(least > 0.06 && least < 0.11);
+  assert_true(most > 0.9 && most < 1.05);
+  /* Uniform would be 0.54; large parts fit less often. */
+  assert_true(mean > 0.42 && mean < 0.54);
+}
+
 #define IN_EMPTY_DIRECTORY(test) cmocka_unit_test_setup(test, clear_directory)
 
 int main(void) {
@@ -263,6 +301,7 @@ int main(void) {
       IN_EMPTY_DIRECTORY(environment_names_the_place),
       cmocka_unit_test(shuffles_are_permutations),
       cmocka_unit_test(augmentation_moves_and_mirrors),
+      cmocka_unit_test(random_parts_are_in_bounds),
   };
   return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }
