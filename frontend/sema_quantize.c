@@ -5,7 +5,7 @@
 
 /* Quantizers that a .qnet may name. The frontend does not know the passes, which hold the methods
  * themselves; tests compare the two lists. */
-static const char *const quantizers[] = {"lqnets", "lsq", "qil", "lcq", "lcq_exact", "dq"};
+static const char *const quantizers[] = {"lqnets", "lsq", "qil", "lcq", "lcq_exact", "dq", "pact"};
 enum { QUANTIZERS = sizeof quantizers / sizeof *quantizers };
 
 static const char *known_quantizer(const char *name) {

@@ -82,6 +82,8 @@ double qnet_scaled_set_gradient(const qnet_quantizer_site *s, const double *dy, 
 void qnet_scaled_set_learn(qnet_quantizer_site *s, const double *dy, const double *dyx, double lr) {
   double gradient = qnet_scaled_set_gradient(s, dy, dyx);
   const view v = view_of(s);
+  /* d alpha = ds / top, and a step of alpha is top steps of s. */
+  if (set_of(s)->by_top) gradient /= (double)v.level[v.n - 1] * (double)v.level[v.n - 1];
   if (set_of(s)->lsq_scaled)
     gradient /= sqrt(fmax(1, (double)s->elements) * (double)v.level[v.n - 1]);
   gradient += set_of(s)->decay * v.step;
