@@ -173,6 +173,25 @@ static qnet_status copy_batch_norm(differ *s, const qnet_op *op) {
   return QNET_OK;
 }
 
+/* The statistics of a quantizer are states named after its site; two cannot share them. */
+static qnet_status copy_stats(differ *s, qnet_op *copy) {
+  const qnet_pass_context *c = s->context;
+  const qnet_quantizer *q = qnet_quantizer_find(qnet_op_string(copy, "quantizer"));
+  if (q == NULL)
+    return qnet_error(c->diag, copy->loc, "unknown quantizer '%s'",
+                      qnet_op_string(copy, "quantizer"));
+  if (q->emit_stats == NULL) return QNET_OK;
+  const char *site = qnet_op_string(copy, "site");
+  const char *count = qnet_arena_printf(&s->scratch, "%s.count", site);
+  if (count == NULL) return qnet_out_of_memory(c->diag);
+  if (qnet_symbol_find(s->module, count) != NULL)
+    return qnet_error(c->diag, copy->loc,
+                      "autodiff: there is a symbol @%s already; two quantizers cannot share a site",
+                      count);
+  q->emit_stats(&s->b, copy);
+  return QNET_OK;
+}
+
 static qnet_status copy_op(differ *s, const qnet_op *op) {
   if (row_of(op->opcode) == NULL && op->opcode != QNET_OP_BATCH_NORM)
     return qnet_error(s->context->diag, op->loc, "'%s' has no gradient; it cannot be trained",
@@ -182,13 +201,7 @@ static qnet_status copy_op(differ *s, const qnet_op *op) {
   if (copy == NULL) return qnet_out_of_memory(s->context->diag);
   for (int i = 0; i < op->result_count; i++)
     s->map[op->result[i].id] = &copy->result[i];
-  if (op->opcode != QNET_OP_QUANTIZE) return QNET_OK;
-  const qnet_quantizer *q = qnet_quantizer_find(qnet_op_string(op, "quantizer"));
-  if (q == NULL)
-    return qnet_error(s->context->diag, op->loc, "unknown quantizer '%s'",
-                      qnet_op_string(op, "quantizer"));
-  if (q->emit_stats != NULL) q->emit_stats(&s->b, copy);
-  return QNET_OK;
+  return op->opcode == QNET_OP_QUANTIZE ? copy_stats(s, copy) : QNET_OK;
 }
 
 /* Copies @eval up to its yield and appends the loss, which is returned in *loss. */
