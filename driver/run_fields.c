@@ -57,7 +57,8 @@ static void put_quantizer(const qnet_quant_spec *q, qnet_run_fields *f) {
     put(f, "quantizer", "none");
     return;
   }
-  put(f, "quantizer", "%s %d/%d grid %d first %d last %d", q->quantizer, q->weight_bits,
+  put(f, "quantizer", "%s/%s %d/%d grid %d first %d last %d", q->quantizer,
+      q->activation_quantizer ? q->activation_quantizer : q->quantizer, q->weight_bits,
       q->activation_bits, q->grid, q->first_bits, q->last_bits);
 }
 
@@ -83,9 +84,9 @@ static void put_settings(const qnet_program *p, const qnet_train_options *o, qne
     put(f, "optimizer", "sgd momentum %.17g decay %.17g nesterov %d", r->momentum, r->weight_decay,
         r->nesterov);
   put_schedule(o, f);
-  put(f, "augmentation", "crop %d flip %d area %.9g jitter %.9g %.9g %.9g", o->augment.crop_pad,
-      o->augment.flip, o->augment.smallest_area, o->augment.brightness, o->augment.contrast,
-      o->augment.saturation);
+  const qnet_augment *g = &o->augment;
+  put(f, "augmentation", "crop %d flip %d part %.9g jitter %.9g %.9g %.9g", g->crop_pad, g->flip,
+      g->smallest_area, g->brightness, g->contrast, g->saturation);
   put(f, "label smoothing", "%.17g", r->label_smoothing);
   put(f, "seed", "%" PRIu64, o->seed);
   put(f, "number of threads", "%d", qnet_parallel_threads());
