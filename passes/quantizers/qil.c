@@ -34,6 +34,10 @@ static bool learns_gamma(const qnet_quantizer_site *s) {
   return has_sign(s) && s->bits == 2;
 }
 
+static int pieces_of(const qnet_quantizer_site *s) {
+  return learns_gamma(s) ? PIECES : 1;
+}
+
 static int top_of(const qnet_quantizer_site *s) {
   return qnet_uniform_top(s->role, s->bits);
 }
@@ -63,9 +67,8 @@ typedef struct interval {
 
 static interval interval_of(const qnet_quantizer_site *s) {
   const float *p = s->param;
-  return (interval){
-      (double)p[C], (double)p[D], (double)p[GAMMA], (double)p[OUT], learns_gamma(s) ? PIECES : 1,
-      top_of(s)};
+  return (interval){(double)p[C],   (double)p[D], (double)p[GAMMA],
+                    (double)p[OUT], pieces_of(s), top_of(s)};
 }
 
 static double knot_u(const interval *v, int j) {
@@ -107,7 +110,7 @@ static line line_through(const interval *v, int piece, double at_low, double at_
 /* ---- cells: [above on the negative side] pieces, pruned, pieces, above ------------------------*/
 
 static int cell_count(const qnet_quantizer_site *s) {
-  const int side = interval_of(s).pieces + 1;
+  const int side = pieces_of(s) + 1;
   return has_sign(s) ? 2 * side + 1 : side + 1;
 }
 
