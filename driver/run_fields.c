@@ -57,9 +57,9 @@ static void put_quantizer(const qnet_quant_spec *q, qnet_run_fields *f) {
     put(f, "quantizer", "none");
     return;
   }
-  put(f, "quantizer", "%s/%s %d/%d grid %d first %d last %d", q->quantizer,
-      q->activation_quantizer ? q->activation_quantizer : q->quantizer, q->weight_bits,
-      q->activation_bits, q->grid, q->first_bits, q->last_bits);
+  const char *other = q->activation_quantizer;
+  put(f, "quantizer", "%s%s%s %d/%d grid %d first %d last %d", q->quantizer, other ? "/" : "",
+      other ? other : "", q->weight_bits, q->activation_bits, q->grid, q->first_bits, q->last_bits);
 }
 
 static void put_schedule(const qnet_train_options *o, qnet_run_fields *f) {
