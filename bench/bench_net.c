@@ -20,11 +20,15 @@ static int compare(const void *a, const void *b) {
 static qnet_status load(const char *net, const char *weights, const char *quantizer,
                         qnet_program *out, qnet_diag *d) {
   qnet_session s = {.allocator = qnet_allocator_system(), .diag = d};
-  char *argv[] = {"qnetc", "eval"};
-  QNET_TRY(qnet_options_parse(2, argv, &s.options, d));
-  s.options.input = net;
-  s.options.weights = weights;
-  s.options.quantizer = quantizer;
+  char *argv[] = {"qnetc",
+                  "run",
+                  (char *)(uintptr_t)net,
+                  "no-image",
+                  "--weights",
+                  (char *)(uintptr_t)weights,
+                  "--quantizer",
+                  (char *)(uintptr_t)quantizer};
+  QNET_TRY(qnet_options_parse(quantizer ? 8 : 6, argv, &s.options, d));
   return qnet_model_load(&s, out);
 }
 

@@ -15,11 +15,11 @@ say() { printf '\n%s\n' "$*"; }
 field() { sed -n "s/.*\"$2\": *\([0-9.]*\).*/\1/p" "$1"; }
 
 if [ ! -f "$out/f32.safetensors" ] || [ ! -f "$out/w2a2.safetensors" ]; then
-  say "Training on 60000 images takes about MINUTES minutes on two cores. Later runs reuse the weights."
+  say "Training on 60000 images takes about eight minutes on two cores. Later runs reuse the weights."
   say "1. The f32 network"
-  $qnetc train $net --data=$data --quantizer=none --epochs=4 -o "$out/f32.safetensors.new"
+  $qnetc train $net --data=$data --quantizer=none --epochs=5 -o "$out/f32.safetensors.new"
   say "2. LQ-Nets at 2 bit weights and activations, from the f32 weights"
-  $qnetc train $net --data=$data --init="$out/f32.safetensors.new" --epochs=4 --lr=0.02 \
+  $qnetc train $net --data=$data --init="$out/f32.safetensors.new" --epochs=5 --lr=0.02 \
     -o "$out/w2a2.safetensors"
   mv "$out/f32.safetensors.new" "$out/f32.safetensors"
 fi
