@@ -119,6 +119,7 @@ extern const qnet_plan_kernel qnet_plan_quantize, qnet_plan_quantize_filters,
     qnet_plan_quantize_grad, qnet_plan_quantize_codes; /* plan_ops_quantize.c */
 extern const qnet_plan_kernel qnet_plan_cell_grad, qnet_plan_cell_grad_filters,
     qnet_plan_channel_stats; /* plan_ops_cell.c */
+extern const qnet_plan_kernel qnet_plan_slice, qnet_plan_pad;
 extern const qnet_plan_kernel qnet_plan_max_pool, qnet_plan_max_pool_grad, qnet_plan_avg_pool,
     qnet_plan_avg_pool_grad, qnet_plan_global_avg_pool, qnet_plan_global_avg_pool_grad,
     qnet_plan_flatten, qnet_plan_flatten_grad; /* plan_ops_pool.c */

@@ -1,5 +1,5 @@
-/* Pools, their gradients, and flatten: whole kernels, parallel over images. Channels are the inner
- * loop. Average pools add in the order that docs/numbers.md fixes. */
+/* Pools, their gradients, slice, pad and flatten: whole kernels, parallel over images. Channels are
+ * the inner loop. Average pools add in the order that docs/numbers.md fixes. */
 #include "codegen/plan_internal.h"
 #include "support/parallel.h"
 #include "support/simd.h"
@@ -227,6 +227,77 @@ static qnet_status run_global_grad(qnet_plan *plan, const qnet_plan_step *s, qne
 }
 
 const qnet_plan_kernel qnet_plan_global_avg_pool_grad = {.run = run_global_grad};
+
+/* ---- slice, pad -------------------------------------------------------------------------------*/
+
+typedef struct placement {
+  qnet_plan_shape small, large;
+  qnet_lattice lattice;
+  const float *in;
+  float *out;
+} placement;
+
+static int64_t image_size(const qnet_plan_shape *s) {
+  return s->h * s->w * s->c;
+}
+
+/* Offset of the channel begin[2] at the place in the large image of pixel (h, w) of the small. */
+static int64_t place_of(const placement *p, int64_t h, int64_t w) {
+  const qnet_lattice *l = &p->lattice;
+  return ((l->begin[0] + l->stride[0] * h) * p->large.w + l->begin[1] + l->stride[1] * w) *
+             p->large.c +
+         l->begin[2];
+}
+
+static void slice_images(void *context, size_t begin, size_t end) {
+  const placement *p = context;
+  for (size_t n = begin; n < end; n++) {
+    const float *in = p->in + (int64_t)n * image_size(&p->large);
+    float *out = p->out + (int64_t)n * image_size(&p->small);
+    for (int64_t h = 0; h < p->small.h; h++)
+      for (int64_t w = 0; w < p->small.w; w++, out += p->small.c)
+        for (int64_t c = 0; c < p->small.c; c++)
+          out[c] = in[place_of(p, h, w) + c * p->lattice.stride[2]];
+  }
+}
+
+static void pad_images(void *context, size_t begin, size_t end) {
+  const placement *p = context;
+  for (size_t n = begin; n < end; n++) {
+    const float *in = p->in + (int64_t)n * image_size(&p->small);
+    float *out = p->out + (int64_t)n * image_size(&p->large);
+    memset(out, 0, (size_t)image_size(&p->large) * sizeof *out);
+    for (int64_t h = 0; h < p->small.h; h++)
+      for (int64_t w = 0; w < p->small.w; w++, in += p->small.c)
+        for (int64_t c = 0; c < p->small.c; c++)
+          out[place_of(p, h, w) + c * p->lattice.stride[2]] = in[c];
+  }
+}
+
+static qnet_status run_slice(qnet_plan *plan, const qnet_plan_step *s, qnet_diag *d) {
+  (void)plan, (void)d;
+  placement p = {.small = qnet_plan_shape_of(s->out[0]->type),
+                 .large = qnet_plan_shape_of(s->in[0]->type),
+                 .lattice = qnet_op_lattice(s->op),
+                 .in = (const float *)s->in[0]->data,
+                 .out = (float *)s->out[0]->data};
+  qnet_parallel_for((size_t)p.small.n, 1, slice_images, &p);
+  return QNET_OK;
+}
+
+static qnet_status run_pad(qnet_plan *plan, const qnet_plan_step *s, qnet_diag *d) {
+  (void)plan, (void)d;
+  placement p = {.small = qnet_plan_shape_of(s->in[0]->type),
+                 .large = qnet_plan_shape_of(s->out[0]->type),
+                 .lattice = qnet_op_lattice(s->op),
+                 .in = (const float *)s->in[0]->data,
+                 .out = (float *)s->out[0]->data};
+  qnet_parallel_for((size_t)p.small.n, 1, pad_images, &p);
+  return QNET_OK;
+}
+
+const qnet_plan_kernel qnet_plan_slice = {.run = run_slice};
+const qnet_plan_kernel qnet_plan_pad = {.run = run_pad};
 
 /* ---- flatten: N,H,W,C to N,(C,H,W), of f32 or codes -------------------------------------------*/
 

@@ -173,6 +173,71 @@ static qnet_sema_value flatten(qnet_sema *s, const qnet_sema_call *call,
   return result(qnet_sema_build(s, call->loc, QNET_OP_FLATTEN, &x, 1, 2, dim));
 }
 
+/* ---- slice, pad ------------------------------------------------------------------------------ */
+
+/* Language order [C, H, W] to the module's h, w, c. */
+static const int place_of_axis[3] = {2, 0, 1};
+
+/* A list [C, H, W] of one integer an axis into out[h, w, c]; absent: out stays. */
+static bool axis_list(qnet_sema *s, const qnet_sema_value *v, const char *what, const int64_t *low,
+                      const int64_t *high, int64_t out[3]) {
+  if (v->kind == QNET_KIND_ABSENT) return true;
+  if (v->kind != QNET_KIND_LIST || v->count != 3) {
+    char is[QNET_SHAPE_TEXT];
+    qnet_sema_describe(v, is);
+    qnet_sema_error(s, v->loc, "%s must be a list [channels, height, width], not %s", what, is);
+    return false;
+  }
+  for (int i = 0; i < 3; i++) {
+    const int at = place_of_axis[i];
+    if (!qnet_sema_to_int(s, &v->items[i], what, low[at], high[at], &out[at])) return false;
+  }
+  return true;
+}
+
+static qnet_sema_value build_lattice(qnet_sema *s, const qnet_sema_call *call, int opcode,
+                                     qnet_value *x, const int64_t size[3],
+                                     const qnet_lattice *lattice) {
+  const int64_t dim[4] = {1, size[0], size[1], size[2]};
+  qnet_value *y = qnet_sema_build(s, call->loc, opcode, &x, 1, 4, dim);
+  if (!y) return QNET_POISON;
+  qnet_op_set_lattice(s->module, y->def, lattice);
+  return qnet_sema_tensor(y);
+}
+
+static qnet_sema_value slice(qnet_sema *s, const qnet_sema_call *call,
+                             const qnet_sema_value *slot) {
+  qnet_value *x = NULL;
+  if (!qnet_sema_to_image(s, &slot[0], call->callee.text, &x)) return QNET_POISON;
+  const int64_t *in = x->type->dim + 1;
+  static const int64_t zero[3] = {0, 0, 0}, one[3] = {1, 1, 1};
+  const int64_t last[3] = {in[0] - 1, in[1] - 1, in[2] - 1};
+  qnet_lattice l = {{0, 0, 0}, {1, 1, 1}};
+  int64_t end[3] = {in[0], in[1], in[2]}, size[3];
+  if (!axis_list(s, &slot[1], "'begin'", zero, last, l.begin)) return QNET_POISON;
+  const int64_t least[3] = {l.begin[0] + 1, l.begin[1] + 1, l.begin[2] + 1};
+  if (!axis_list(s, &slot[2], "'end'", least, in, end) ||
+      !axis_list(s, &slot[3], "'step'", one, in, l.stride))
+    return QNET_POISON;
+  for (int i = 0; i < 3; i++)
+    size[i] = (end[i] - l.begin[i] - 1) / l.stride[i] + 1;
+  return build_lattice(s, call, QNET_OP_SLICE, x, size, &l);
+}
+
+static qnet_sema_value pad(qnet_sema *s, const qnet_sema_call *call, const qnet_sema_value *slot) {
+  qnet_value *x = NULL;
+  if (!qnet_sema_to_image(s, &slot[0], call->callee.text, &x)) return QNET_POISON;
+  static const int64_t zero[3] = {0, 0, 0}, most[3] = {QNET_SEMA_DIM, QNET_SEMA_DIM, QNET_SEMA_DIM};
+  qnet_lattice l = {{0, 0, 0}, {1, 1, 1}};
+  int64_t after[3] = {0, 0, 0}, size[3];
+  if (!axis_list(s, &slot[1], "'before'", zero, most, l.begin) ||
+      !axis_list(s, &slot[2], "'after'", zero, most, after))
+    return QNET_POISON;
+  for (int i = 0; i < 3; i++)
+    size[i] = l.begin[i] + x->type->dim[i + 1] + after[i];
+  return build_lattice(s, call, QNET_OP_PAD, x, size, &l);
+}
+
 static qnet_sema_value relu(qnet_sema *s, const qnet_sema_call *call, const qnet_sema_value *slot) {
   qnet_value *x = NULL;
   if (!qnet_sema_to_tensor(s, &slot[0], call->callee.text, &x)) return QNET_POISON;
@@ -223,6 +288,8 @@ static const qnet_sema_op operations[] = {
     {"max_pool", {X, NEED("k"), MAY("stride"), MAY("pad")}, max_pool},
     {"avg_pool", {X, NEED("k"), MAY("stride"), MAY("pad")}, avg_pool},
     {"global_avg_pool", {X}, global_avg_pool},
+    {"slice", {X, MAY("begin"), MAY("end"), MAY("step")}, slice},
+    {"pad", {X, MAY("before"), MAY("after")}, pad},
     {"flatten", {X}, flatten},
     {"add", {X, NEED("y")}, add},
 };

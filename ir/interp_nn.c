@@ -216,6 +216,38 @@ static qnet_status global_avg_pool(const qnet_module *m, const qnet_op *op, qnet
   return QNET_OK;
 }
 
+/* ---- slice, pad ------------------------------------------------------------------------------ */
+
+/* Position in `large` of element (n, h, w, c) of the small tensor. */
+static int64_t lattice_at(const qnet_lattice *l, qnet_nhwc large, int64_t n, const int64_t at[3]) {
+  const int64_t h = l->begin[0] + l->stride[0] * at[0], w = l->begin[1] + l->stride[1] * at[1];
+  return ((n * large.h + h) * large.w + w) * large.c + l->begin[2] + l->stride[2] * at[2];
+}
+
+static qnet_status slice_or_pad(const qnet_module *m, const qnet_op *op, qnet_blob *const *in,
+                                qnet_blob **out) {
+  floats f;
+  QNET_TRY(begin(m, op, in, out, &f));
+  const bool pads = op->opcode == QNET_OP_PAD;
+  const qnet_nhwc x = qnet_interp_nhwc(op->operand[0]->type),
+                  y = qnet_interp_nhwc(op->result[0].type);
+  const qnet_nhwc small = pads ? x : y, large = pads ? y : x;
+  const qnet_lattice l = qnet_op_lattice(op);
+  if (pads) memset(f.out, 0, (size_t)f.count * sizeof *f.out);
+  int64_t i = 0;
+  for (int64_t n = 0; n < small.n; n++)
+    for (int64_t h = 0; h < small.h; h++)
+      for (int64_t w = 0; w < small.w; w++)
+        for (int64_t c = 0; c < small.c; c++, i++) {
+          const int64_t at = lattice_at(&l, large, n, (const int64_t[]){h, w, c});
+          if (pads)
+            f.out[at] = f.in[0][i];
+          else
+            f.out[i] = f.in[0][at];
+        }
+  return QNET_OK;
+}
+
 /* ---- flatten, quantize ---------------------------------------------------------------------- */
 
 static qnet_status flatten(const qnet_module *m, const qnet_op *op, qnet_blob *const *in,
@@ -261,7 +293,8 @@ static const qnet_interp_kernel kernels[QNET_OP_COUNT] = {
     [QNET_OP_RELU] = relu,           [QNET_OP_MAX_POOL2D] = pool2d,
     [QNET_OP_AVG_POOL2D] = pool2d,   [QNET_OP_GLOBAL_AVG_POOL] = global_avg_pool,
     [QNET_OP_FLATTEN] = flatten,     [QNET_OP_ADD] = add,
-    [QNET_OP_QUANTIZE] = quantize,
+    [QNET_OP_QUANTIZE] = quantize,   [QNET_OP_SLICE] = slice_or_pad,
+    [QNET_OP_PAD] = slice_or_pad,
 };
 
 qnet_interp_kernel qnet_interp_nn_kernel(int opcode) {

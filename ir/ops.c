@@ -94,6 +94,20 @@ qnet_window qnet_op_window(const qnet_op *op) {
   return w;
 }
 
+qnet_lattice qnet_op_lattice(const qnet_op *op) {
+  qnet_lattice l;
+  for (int i = 0; i < 3; i++) {
+    l.begin[i] = list_int(op, "begin", i, 0);
+    l.stride[i] = list_int(op, "stride", i, 1);
+  }
+  return l;
+}
+
+void qnet_op_set_lattice(qnet_module *m, qnet_op *op, const qnet_lattice *l) {
+  qnet_op_set_ints(m, op, "begin", l->begin, 3);
+  qnet_op_set_ints(m, op, "stride", l->stride, 3);
+}
+
 /* In 128 bits, so that no attribute overflows; 0 when the window does not fit. */
 static int64_t out_size(int64_t in, int64_t before, int64_t after, int64_t kernel, int64_t stride,
                         int64_t dilation) {

@@ -78,6 +78,15 @@ typedef struct qnet_window {
 } qnet_window;
 /* kernel: from attribute `kernel` or, for convolutions, from the weight operand's type. */
 qnet_window qnet_op_window(const qnet_op *op);
+
+/* Where nn.slice and nn.pad find element i of the small tensor in the large one: begin + stride i
+ * in each of the dimensions h, w, c. */
+typedef struct qnet_lattice {
+  int64_t begin[3], stride[3];
+} qnet_lattice;
+qnet_lattice qnet_op_lattice(const qnet_op *op);
+/* Sets the attributes of the operation. */
+void qnet_op_set_lattice(qnet_module *m, qnet_op *op, const qnet_lattice *l);
 /* (size + pads - dilation * (kernel - 1) - 1) / stride + 1; < 1 when the window does not fit. */
 int64_t qnet_window_out_h(const qnet_window *w, int64_t in_h);
 int64_t qnet_window_out_w(const qnet_window *w, int64_t in_w);

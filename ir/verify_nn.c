@@ -186,6 +186,35 @@ static bool rule_global_avg_pool_grad(qnet_verifier *v, const qnet_op *op) {
   return qnet_expect_in(v, op, 0, qnet_tensor2(QNET_F32, x[0], x[3]));
 }
 
+/* Every place of `small` lies in `large`. */
+static bool expect_lattice(qnet_verifier *v, const qnet_op *op, const qnet_type *small,
+                           const qnet_type *large) {
+  if (!qnet_expect_count(v, op, "begin", 3) || !qnet_expect_count(v, op, "stride", 3)) return false;
+  if (small->dim[0] != large->dim[0])
+    return qnet_verify_error(v, op, "the batch is %lld on one side and %lld on the other",
+                             (long long)small->dim[0], (long long)large->dim[0]);
+  const qnet_lattice l = qnet_op_lattice(op);
+  for (int i = 0; i < 3; i++) {
+    const int64_t room = large->dim[i + 1] - l.begin[i];
+    if (l.begin[i] < 0 || l.stride[i] < 1 || room < 1 ||
+        (small->dim[i + 1] - 1) > (room - 1) / l.stride[i])
+      return qnet_verify_error(v, op, "begin %lld and stride %lld of %c do not lead into %lld",
+                               (long long)l.begin[i], (long long)l.stride[i], "hwc"[i],
+                               (long long)large -> dim[i + 1]);
+  }
+  return true;
+}
+
+static bool rule_slice(qnet_verifier *v, const qnet_op *op) {
+  return qnet_expect_tensor(v, op, 0, QNET_F32, 4) && expect_image_result(v, op) &&
+         expect_lattice(v, op, qnet_out(op, 0), qnet_in(op, 0));
+}
+
+static bool rule_pad(qnet_verifier *v, const qnet_op *op) {
+  return qnet_expect_tensor(v, op, 0, QNET_F32, 4) && expect_image_result(v, op) &&
+         expect_lattice(v, op, qnet_in(op, 0), qnet_out(op, 0));
+}
+
 /* Any element type, codes too: the result keeps it. */
 static bool rule_flatten(qnet_verifier *v, const qnet_op *op) {
   const qnet_type *x = qnet_in(op, 0);
@@ -322,6 +351,8 @@ qnet_rule qnet_rule_nn(int opcode) {
       [QNET_OP_AVG_POOL2D_GRAD] = rule_avg_pool2d_grad,
       [QNET_OP_GLOBAL_AVG_POOL] = rule_global_avg_pool,
       [QNET_OP_GLOBAL_AVG_POOL_GRAD] = rule_global_avg_pool_grad,
+      [QNET_OP_SLICE] = rule_slice,
+      [QNET_OP_PAD] = rule_pad,
       [QNET_OP_FLATTEN] = rule_flatten,
       [QNET_OP_FLATTEN_GRAD] = rule_flatten_grad,
       [QNET_OP_ADD] = rule_same,

@@ -103,6 +103,17 @@ static void linear_gradient(differ *s, qnet_op *op, qnet_value *dy, const bool *
   dx[0] = build1(s, opcode, dy, op->operand[0]->type, op);
 }
 
+/* Each of slice and pad is the other's gradient, with the same places. */
+static void lattice_gradient(differ *s, qnet_op *op, qnet_value *dy, const bool *want,
+                             qnet_value **dx) {
+  (void)want;
+  const int opcode = op->opcode == QNET_OP_SLICE ? QNET_OP_PAD : QNET_OP_SLICE;
+  dx[0] = build1(s, opcode, dy, op->operand[0]->type, NULL);
+  if (dx[0] == NULL) return;
+  const qnet_lattice l = qnet_op_lattice(op);
+  qnet_op_set_lattice(s->module, dx[0]->def, &l);
+}
+
 static void add_gradient(differ *s, qnet_op *op, qnet_value *dy, const bool *want,
                          qnet_value **dx) {
   (void)s, (void)op, (void)want;
@@ -130,6 +141,8 @@ static const struct row {
     {QNET_OP_AVG_POOL2D, 1, linear_gradient},
     {QNET_OP_GLOBAL_AVG_POOL, 1, linear_gradient},
     {QNET_OP_FLATTEN, 1, linear_gradient},
+    {QNET_OP_SLICE, 1, lattice_gradient},
+    {QNET_OP_PAD, 1, lattice_gradient},
     {QNET_OP_ADD, 3, add_gradient},
     {QNET_OP_QUANTIZE, 1, quantize_gradient},
     {QNET_OP_NORMALIZE, 0, NULL},

@@ -6,7 +6,7 @@
  * elementwise one whose operands come from outside, opens a kernel. So a convolution takes its
  * whole epilogue with it: affine, the add of a shortcut that was made earlier, relu, and the
  * quantizers of the result, even when the result itself is needed elsewhere too; then the kernel
- * has several results.
+ * has several results. Slices and pads go first: they move up to what they read.
  *
  * Kernels are numbered as they open, and each operation's operands come from kernels of its own
  * number or below: emitted by number they are in order.
@@ -35,6 +35,23 @@ typedef struct fuser {
   int members, group_count;
   int *group_by_value; /* by value id: number of the group that makes it, or -1 */
 } fuser;
+
+/* ---- order ----------------------------------------------------------------------------------- */
+
+static bool moves_elements(const qnet_op *op) {
+  return op->opcode == QNET_OP_SLICE || op->opcode == QNET_OP_PAD;
+}
+
+/* A shortcut that only moves elements goes up to what it reads: then it is there when the
+ * convolution beside it is done, whose epilogue adds it. */
+static void hoist_movements(qnet_region *body) {
+  for (qnet_op *op = body->first, *next; op; op = next) {
+    next = op->next;
+    if (!moves_elements(op)) continue;
+    const qnet_op *from = op->operand[0]->def;
+    qnet_op_move(op, body, from ? from->next : body->first);
+  }
+}
 
 /* ---- grouping -------------------------------------------------------------------------------- */
 
@@ -223,6 +240,7 @@ static qnet_status prepare(fuser *f, const qnet_symbol *eval) {
 }
 
 static qnet_status fuse_function(fuser *f, const qnet_symbol *eval) {
+  hoist_movements(f->body);
   QNET_TRY(prepare(f, eval));
   assign_groups(f);
   for (int g = 0; g < f->group_count; g++) {

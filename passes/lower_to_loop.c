@@ -121,7 +121,9 @@ static qnet_status lower_kernel(qnet_lower *lw, const qnet_op *kernel) {
   case QNET_OP_QUANT_CONV2D:
   case QNET_OP_QUANT_DENSE: return qnet_lower_conv_product(lw, kernel);
   case QNET_OP_BITS_PATCH_SUM: return qnet_lower_patch_sum(lw, kernel);
-  case QNET_OP_FLATTEN: return qnet_lower_flatten(lw, kernel);
+  case QNET_OP_SLICE:
+  case QNET_OP_PAD:
+  case QNET_OP_FLATTEN: return qnet_lower_movement(lw, kernel);
   case QNET_OP_YIELD: break;
   default: return qnet_lower_pool(lw, kernel);
   }

@@ -1,5 +1,5 @@
-/* Nests that move elements one by one: staging of arguments, results, flatten; and codes of 5..8
- * bits, whose levels are found by binary search or, from bytes, in a table. */
+/* Nests that move elements one by one: staging of arguments, results, flatten, slice, pad; and
+ * codes of 5..8 bits, whose levels are found by binary search or, from bytes, in a table. */
 #include "passes/loop/lower.h"
 #include <limits.h>
 #include <math.h>
@@ -56,8 +56,58 @@ static void flatten(qnet_lower *lw, const qnet_layout *from, const qnet_layout *
   end_elements(lb, &e);
 }
 
-/* The register of a flatten that has consumers in its kernel. */
-static qnet_status emit_flattened(qnet_nest *n, const qnet_tile_at *at, qnet_value **reg) {
+/* ---- slice, pad ------------------------------------------------------------------------------ */
+
+static qnet_value *on_lattice(qnet_lb *lb, qnet_value *at, const qnet_lattice *l, int i) {
+  return qnet_lb_add(lb, qnet_lb_mul_index(lb, at, l->stride[i]), qnet_lb_index(lb, l->begin[i]));
+}
+
+/* Element e of the small tensor, in the large one. */
+static element place_of(qnet_lb *lb, const qnet_op *op, const element *e) {
+  const qnet_lattice l = qnet_op_lattice(op);
+  element at = *e;
+  at.y = on_lattice(lb, e->y, &l, 0);
+  at.x = on_lattice(lb, e->x, &l, 1);
+  at.c = on_lattice(lb, e->c, &l, 2);
+  return at;
+}
+
+static void slice(qnet_lower *lw, const qnet_op *op, const qnet_layout *from,
+                  const qnet_layout *to) {
+  const element e = begin_elements(&lw->lb, to->h, to->w, to->c);
+  const element at = place_of(&lw->lb, op, &e);
+  store(lw, to, load(lw, from, &at), &e);
+  end_elements(&lw->lb, &e);
+}
+
+static void fill_zero(qnet_lower *lw, const qnet_layout *to) {
+  qnet_lb *lb = &lw->lb;
+  const element e = begin_elements(lb, to->h, to->w, to->c);
+  store(lw, to, qnet_lb_float(lb, qnet_type_scalar(lw->m, to->dtype), 0), &e);
+  end_elements(lb, &e);
+}
+
+static void pad(qnet_lower *lw, const qnet_op *op, const qnet_layout *from, const qnet_layout *to) {
+  fill_zero(lw, to);
+  const element e = begin_elements(&lw->lb, from->h, from->w, from->c);
+  const element at = place_of(&lw->lb, op, &e);
+  store(lw, to, load(lw, from, &e), &at);
+  end_elements(&lw->lb, &e);
+}
+
+/* ---- kernels that begin with a movement ------------------------------------------------------ */
+
+static void move(qnet_lower *lw, const qnet_op *op, const qnet_layout *from,
+                 const qnet_layout *to) {
+  switch (op->opcode) {
+  case QNET_OP_SLICE: slice(lw, op, from, to); break;
+  case QNET_OP_PAD: pad(lw, op, from, to); break;
+  default: flatten(lw, from, to); break;
+  }
+}
+
+/* The register of a moved value that has consumers in its kernel. */
+static qnet_status emit_moved(qnet_nest *n, const qnet_tile_at *at, qnet_value **reg) {
   qnet_value *channel = qnet_lb_mul_index(n->lb, at->vector, n->lanes);
   for (int i = 0; i < at->pixels * at->vectors; i++)
     reg[i] = qnet_layout_load(n->lw, n->root_data, n->lanes, at->y, at->x, i / at->vectors, channel,
@@ -65,30 +115,30 @@ static qnet_status emit_flattened(qnet_nest *n, const qnet_tile_at *at, qnet_val
   return QNET_OK;
 }
 
-qnet_status qnet_lower_flatten(qnet_lower *lw, const qnet_op *kernel) {
+qnet_status qnet_lower_movement(qnet_lower *lw, const qnet_op *kernel) {
   const qnet_op *op = qnet_kernel_root(kernel);
   const qnet_layout *from = qnet_layout_of(lw, kernel, op->operand[0]);
   qnet_layout *to = &lw->layout[kernel->result[0].id];
   if (op->next == kernel->region[0]->last && kernel->result_count == 1) {
     qnet_layout_allocate(lw, to);
-    flatten(lw, from, to);
+    move(lw, op, from, to);
     return QNET_OK;
   }
-  qnet_layout flat = {.type = op->result[0].type, .dtype = from->dtype, .h = 1, .w = 1};
-  flat.c = qnet_type_elements(flat.type);
-  flat.by_lanes = from->dtype == QNET_F32 || from->dtype == QNET_I32;
-  flat.step = flat.by_lanes ? (flat.c + lw->pad - 1) / lw->pad * lw->pad : flat.c;
-  qnet_layout_allocate(lw, &flat);
-  flatten(lw, from, &flat);
+  qnet_layout moved = {.type = op->result[0].type, .dtype = from->dtype};
+  qnet_type_hwc(moved.type, &moved.h, &moved.w, &moved.c);
+  moved.by_lanes = from->dtype == QNET_F32 || from->dtype == QNET_I32;
+  moved.step = moved.by_lanes ? (moved.c + lw->pad - 1) / lw->pad * lw->pad : moved.c;
+  qnet_layout_allocate(lw, &moved);
+  move(lw, op, from, &moved);
   qnet_nest n = {.lw = lw,
                  .lb = &lw->lb,
                  .kernel = kernel,
                  .root = op,
-                 .root_data = &flat,
-                 .emit_root = emit_flattened,
-                 .h = 1,
-                 .w = 1,
-                 .c = flat.c};
+                 .root_data = &moved,
+                 .emit_root = emit_moved,
+                 .h = moved.h,
+                 .w = moved.w,
+                 .c = moved.c};
   qnet_nest_fit_simple(&n);
   return qnet_nest_run(&n);
 }

@@ -38,6 +38,8 @@ const qnet_op *qnet_kernel_root(const qnet_op *kernel) {
   case QNET_OP_AVG_POOL2D:
   case QNET_OP_GLOBAL_AVG_POOL:
   case QNET_OP_QUANT_MAX_POOL2D:
+  case QNET_OP_SLICE:
+  case QNET_OP_PAD:
   case QNET_OP_FLATTEN: return op;
   default: return NULL;
   }

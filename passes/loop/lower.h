@@ -172,7 +172,8 @@ qnet_status qnet_lower_conv_product(qnet_lower *lw, const qnet_op *kernel);
 qnet_status qnet_lower_pool(qnet_lower *lw, const qnet_op *kernel);
 qnet_status qnet_lower_elementwise(qnet_lower *lw, const qnet_op *kernel);
 qnet_status qnet_lower_patch_sum(qnet_lower *lw, const qnet_op *kernel);
-qnet_status qnet_lower_flatten(qnet_lower *lw, const qnet_op *kernel);
+/* Flatten, slice, pad. */
+qnet_status qnet_lower_movement(qnet_lower *lw, const qnet_op *kernel);
 /* Is the kernel a quantizer of bytes that a table of 256 entries a channel can do? */
 bool qnet_kernel_is_lookup(const qnet_op *kernel);
 qnet_status qnet_lower_lookup(qnet_lower *lw, const qnet_op *kernel);

@@ -263,6 +263,44 @@ static qnet_value *pool(net *g, qnet_value *x) {
   return y;
 }
 
+static qnet_value *on_lattice(net *g, int opcode, qnet_value *x, const int64_t size[3],
+                              const qnet_lattice *l) {
+  const int64_t dim[] = {x->type->dim[0], size[0], size[1], size[2]};
+  qnet_value *y = need(qnet_build1(&g->b, opcode, &x, 1, qnet_type_tensor(g->m, QNET_F32, 4, dim)));
+  qnet_op_set_lattice(g->m, y->def, l);
+  return y;
+}
+
+/* A slice of x or a pad around it, at any place and step. */
+static qnet_value *movement(net *g, qnet_value *x) {
+  const bool pads = chance(g, 50);
+  qnet_lattice l;
+  int64_t size[3];
+  for (int i = 0; i < 3; i++) {
+    const int64_t in = x->type->dim[i + 1];
+    const int most = in > 1000 ? 0 : pads ? 2 : (int)in - 1;
+    l.begin[i] = pick(g, 0, most);
+    l.stride[i] = pick(g, 1, 2);
+    const int64_t span = (in - 1) * l.stride[i] + 1;
+    size[i] = pads ? l.begin[i] + span + pick(g, 0, most) : (in - l.begin[i] - 1) / l.stride[i] + 1;
+  }
+  return on_lattice(g, pads ? QNET_OP_PAD : QNET_OP_SLICE, x, size, &l);
+}
+
+/* Option A of a residual network: x by steps, and zeros for more channels; NULL: it cannot be. */
+static qnet_value *option_a(net *g, qnet_value *x, const qnet_value *like) {
+  const int64_t *in = x->type->dim + 1, *out = like->type->dim + 1;
+  qnet_lattice steps = {{0}, {1, 1, 1}}, place = {{0, 0, 0}, {1, 1, 1}};
+  for (int i = 0; i < 2; i++) {
+    steps.stride[i] = out[i] > 1 ? (in[i] - 1) / (out[i] - 1) : in[i];
+    if (steps.stride[i] < 1 || (in[i] - 1) / steps.stride[i] + 1 != out[i]) return NULL;
+  }
+  if (in[2] > out[2]) return NULL;
+  place.begin[2] = pick(g, 0, (int)(out[2] - in[2]));
+  const int64_t fewer[] = {out[0], out[1], in[2]};
+  return on_lattice(g, QNET_OP_PAD, on_lattice(g, QNET_OP_SLICE, x, fewer, &steps), out, &place);
+}
+
 /* Fills weights, codes and, for quantized ones, tables of a layer; returns the two operands. */
 static void quantized_operands(net *g, const char *layer, int bits, const levels *input,
                                const qnet_type *weight, qnet_value *operand[2]) {
@@ -392,6 +430,7 @@ static qnet_value *epilogue(net *g, qnet_value *y, bool pools) {
   if (pools && chance(g, 15)) y = pool(g, y);
   if (chance(g, 5)) y = elementwise(g, QNET_OP_RELU, y, NULL);
   if (chance(g, 5)) y = batch_norm(g, y);
+  if (pools && chance(g, 6)) y = movement(g, y);
   return y;
 }
 
@@ -411,7 +450,11 @@ static qnet_value *block(net *g, qnet_value *x) {
   if (!residual) return epilogue(g, y, true);
   if (chance(g, 70)) y = batch_norm(g, y);
   qnet_value *shortcut = x;
-  if (!same_type(x, y)) {
+  if (!same_type(x, y) && chance(g, 40)) {
+    qnet_value *moved = option_a(g, x, y);
+    if (moved) shortcut = moved;
+  }
+  if (!same_type(shortcut, y)) {
     const geometry projection = one_by_one(w.w.stride[0], w.w.stride[1], w.outputs);
     const levels other = chance(g, 40) ? activation_levels(g, some_bits(g), false) : input;
     shortcut = conv(g, x, some_bits(g), &other, projection);

@@ -160,14 +160,15 @@ static void test_resnet(void **state) {
   qnet_program p;
   assert_int_equal(qnet_frontend_parse(qnet_allocator_system(), "r", text, size, NULL, 0, &p, NULL),
                    QNET_OK);
-  assert_int_equal(count_ops(p.module, QNET_OP_CONV2D), 19 + 2);
+  assert_int_equal(count_ops(p.module, QNET_OP_CONV2D), 19);
+  assert_int_equal(count_ops(p.module, QNET_OP_PAD), 2);
   assert_int_equal(count_ops(p.module, QNET_OP_ADD), 9);
   ASSERT_DIMS(find_op(p.module, QNET_OP_ADD, 8)->result[0].type, 1, 8, 8, 64);
-  assert_non_null(qnet_symbol_find(p.module, "basic4.shortcut1.conv1.weight"));
-  assert_null(qnet_symbol_find(p.module, "basic1.shortcut1.conv1.weight"));
-  assert_int_equal(p.recipe.schedule, QNET_SCHEDULE_STEP);
-  assert_int_equal(p.recipe.steps, 2);
-  assert_int_equal(p.recipe.step_epochs[1], 123);
+  assert_non_null(qnet_symbol_find(p.module, "basic4.conv1.weight"));
+  assert_null(qnet_symbol_find(p.module, "basic4.shortcut1.conv1.weight"));
+  assert_int_equal(p.recipe.schedule, QNET_SCHEDULE_COSINE);
+  assert_int_equal(p.recipe.epochs, 60);
+  assert_true(p.recipe.nesterov);
   assert_int_equal(p.recipe.crop_pad, 4);
   assert_true(p.recipe.smallest_area == 0 && p.recipe.brightness == 0);
   qnet_module_destroy(p.module);
@@ -295,6 +296,22 @@ static void test_static_language(void **state) {
   qnet_module_destroy(p.module);
 }
 
+static void test_slice_and_pad(void **state) {
+  (void)state;
+  qnet_program p;
+  expect_net("x = image |> conv(6, 1x1)\n"
+             "y = x |> slice(step = [1, 2, 3], begin = [2, 1, 0])\n"
+             "z = y |> pad(before = [1, 0, 0], after = [1, 0, 2])\n"
+             "return z |> flatten |> dense(classes)\n",
+             &p);
+  const qnet_op *slice = find_op(p.module, QNET_OP_SLICE, 0);
+  ASSERT_DIMS(slice->result[0].type, 1, 4, 3, 4);
+  const qnet_lattice l = qnet_op_lattice(slice);
+  assert_memory_equal(&l, &((qnet_lattice){{1, 0, 2}, {2, 3, 1}}), sizeof l);
+  ASSERT_DIMS(find_op(p.module, QNET_OP_PAD, 0)->result[0].type, 1, 4, 5, 6);
+  qnet_module_destroy(p.module);
+}
+
 static void test_locations(void **state) {
   (void)state;
   qnet_program p;
@@ -338,6 +355,11 @@ static void test_errors(void **state) {
       {"return image |> conv(65536, 1x1, pad = 100)\n", 1, "too large"},
       {"x = image |> conv(65536, 1x1) |> conv(65536, 1x1)\nreturn x\n", 1, "too large"},
       {"return image |> max_pool(2, pad = 2)\n", 1, "smaller than the window"},
+      {"return image |> slice(begin = [0, 8, 0]) |> flatten\n", 1, "0..7"},
+      {"return image |> slice(end = [1, 9, 8]) |> flatten\n", 1, "1..8"},
+      {"return image |> slice(step = 2) |> flatten\n", 1, "a list [channels, height, width]"},
+      {"return image |> pad(before = [0, 70000, 0]) |> flatten\n", 1, "0..65536"},
+      {"return image |> pad(after = [65536, 65536, 0]) |> flatten\n", 1, "too large"},
       {"x = conv(image, 3, 3x3)\nreturn x + image\n", 1, "'x' is [3, 6, 6], defined here"},
       {"x = conv(image, 3, 3x3, name = \"a\")\ny = conv(image, 3, 3x3, name = \"a\")\n"
        "return x + y\n",
@@ -474,10 +496,10 @@ int main(void) {
       cmocka_unit_test(test_declarations),  cmocka_unit_test(test_adam_recipe),
       cmocka_unit_test(test_augmentations), cmocka_unit_test(test_quantizer_names),
       cmocka_unit_test(test_windows),       cmocka_unit_test(test_static_language),
-      cmocka_unit_test(test_locations),     cmocka_unit_test(test_errors),
-      cmocka_unit_test(test_overrides),     cmocka_unit_test(test_truncations),
-      cmocka_unit_test(test_byte_flips),    cmocka_unit_test(test_depth),
-      cmocka_unit_test(test_out_of_memory),
+      cmocka_unit_test(test_slice_and_pad), cmocka_unit_test(test_locations),
+      cmocka_unit_test(test_errors),        cmocka_unit_test(test_overrides),
+      cmocka_unit_test(test_truncations),   cmocka_unit_test(test_byte_flips),
+      cmocka_unit_test(test_depth),         cmocka_unit_test(test_out_of_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

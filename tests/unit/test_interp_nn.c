@@ -160,6 +160,22 @@ static void pools_and_flatten(void **state) {
   test_release(out, 4);
 }
 
+static void slice_and_pad_are_each_others_gradient(void **state) {
+  (void)state;
+  const float values[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+  qnet_blob *x = test_blob(QNET_F32, 12, values);
+  qnet_blob *out[2] = {NULL};
+  test_run("module @t nn { func @eval(%x: tensor<1x2x3x2xf32>) {\n"
+           "%0 = nn.slice(%x) {begin = [1, 0, 1], stride = [1, 2, 1]} : tensor<1x1x2x1xf32>\n"
+           "%1 = nn.pad(%0) {begin = [1, 0, 1], stride = [1, 2, 1]} : tensor<1x2x3x2xf32>\n"
+           "yield %0, %1 } }",
+           &x, 1, out, 2);
+  check_floats(out[0], (float[]){8, 12}, 2);
+  check_floats(out[1], (float[]){0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 12}, 12);
+  qnet_blob_release(x);
+  test_release(out, 2);
+}
+
 static void quantize_sends_ties_down(void **state) {
   (void)state;
   const float values[] = {0.5f, 0.50001f, -1.0f, 2.0f, 0.5f, 2.0f};
@@ -605,6 +621,7 @@ int main(void) {
       cmocka_unit_test(dense_follows_the_definition),
       cmocka_unit_test(elementwise_values),
       cmocka_unit_test(pools_and_flatten),
+      cmocka_unit_test(slice_and_pad_are_each_others_gradient),
       cmocka_unit_test(quantize_sends_ties_down),
       cmocka_unit_test(reads_and_writes_keep_their_order),
       cmocka_unit_test(failures_are_explained),
