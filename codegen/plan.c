@@ -2,6 +2,7 @@
  * grouping and memory from plan_buffers.c, kernels from plan_ops_*.c. */
 #include "codegen/plan_internal.h"
 #include "support/parallel.h"
+#include <math.h>
 #include <string.h>
 
 enum { TILE_ALIGN = 64 };
@@ -182,14 +183,24 @@ static void run_rows(qnet_plan_group *g) {
     if (s->kernel->finish != NULL) s->kernel->finish(s);
 }
 
+qnet_status qnet_plan_run_group(qnet_plan *p, int index, qnet_diag *d) {
+  qnet_plan_group *g = &p->group[index];
+  if (g->rows == 0) return g->first->kernel->run(p, g->first, d);
+  run_rows(g);
+  return QNET_OK;
+}
+
+/* A step whose loss is not finite must not reach the weights. */
+static bool is_lost(const qnet_plan_step *s) {
+  return s->op != NULL && s->op->opcode == QNET_OP_SOFTMAX_CROSS_ENTROPY && s->out[0] != NULL &&
+         !isfinite(*(const float *)s->out[0]->data);
+}
+
 qnet_status qnet_plan_run(qnet_plan *p, qnet_diag *d) {
   QNET_TRY(bind_symbols(p, d));
   for (int i = 0; i < p->group_count; i++) {
-    qnet_plan_group *g = &p->group[i];
-    if (g->rows > 0)
-      run_rows(g);
-    else
-      QNET_TRY(g->first->kernel->run(p, g->first, d));
+    QNET_TRY(qnet_plan_run_group(p, i, d));
+    if (is_lost(p->group[i].first)) return QNET_OK;
   }
   return QNET_OK;
 }

@@ -20,7 +20,11 @@ void qnet_plan_destroy(qnet_plan *p);
 /* Buffers of argument i and result i: write the inputs, run, read the outputs. Borrowed. */
 qnet_blob *qnet_plan_argument(qnet_plan *p, int index);
 qnet_blob *qnet_plan_result(qnet_plan *p, int index);
+/* A run that finds a loss (nn.softmax_cross_entropy) that is not finite ends there: updates come
+ * later, so the state is as before. */
 qnet_status qnet_plan_run(qnet_plan *p, qnet_diag *d);
+/* After such a run: adds a note that names the layer whose value was the first not to be finite. */
+qnet_status qnet_plan_explain_loss(qnet_plan *p, qnet_diag *d);
 /* The instruction set that fast plans use on this machine ("avx2"): another one rounds sums in
  * another order. */
 const char *qnet_plan_isa(void);

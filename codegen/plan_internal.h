@@ -110,6 +110,9 @@ qnet_status qnet_plan_lower(qnet_plan *p, const qnet_symbol *function, qnet_diag
 /* plan_buffers.c: groups, then the place of every value. */
 qnet_status qnet_plan_place(qnet_plan *p, qnet_diag *d);
 
+/* plan.c: runs one group. Symbols are bound. */
+qnet_status qnet_plan_run_group(qnet_plan *p, int index, qnet_diag *d);
+
 /* Kernels, by file. */
 extern const qnet_plan_kernel qnet_plan_normalize, qnet_plan_relu, qnet_plan_add,
     qnet_plan_relu_grad, qnet_plan_affine, qnet_plan_batch_norm; /* plan_ops_elementwise.c */

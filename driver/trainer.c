@@ -6,6 +6,7 @@
 #include "driver/weights.h"
 #include "passes/pass.h"
 #include "passes/quantizer_state.h"
+#include <math.h>
 #include <string.h>
 
 struct qnet_trainer {
@@ -83,8 +84,28 @@ static qnet_status run_step(void *ctx, const uint8_t *images, const int32_t *lab
   QNET_TRY(qnet_plan_run(t->plan, d));
   out->loss = (double)*(const float *)qnet_plan_result(t->plan, 0)->data;
   out->correct = *(const int32_t *)qnet_plan_result(t->plan, 1)->data;
+  if (!isfinite(out->loss)) return QNET_OK;
   t->sites.lr = lr;
   return qnet_quantizer_sites_update(&t->sites, t->frozen, d);
+}
+
+static qnet_status explain(void *ctx, qnet_diag *d) {
+  return qnet_plan_explain_loss(((qnet_trainer *)ctx)->plan, d);
+}
+
+/* A relu can hide what has become of the weights before it from the loss. */
+static qnet_status check_finite(const qnet_trainer *t, qnet_diag *d) {
+  for (const qnet_symbol *s = t->program->module->first_symbol; s; s = s->next) {
+    if (s->kind != QNET_SYMBOL_STATE || !s->blob || s->type->dtype != QNET_F32) continue;
+    const float *x = s->blob->data;
+    for (int64_t i = 0; i < qnet_blob_elements(s->blob); i++)
+      if (!isfinite(x[i]))
+        return qnet_error(d, s->loc,
+                          "training diverged: '%s' has a value that is not finite; try "
+                          "a lower learning rate",
+                          s->name);
+  }
+  return QNET_OK;
 }
 
 static qnet_status enter_frozen_phase(void *ctx, qnet_diag *d) {
@@ -103,6 +124,7 @@ static qnet_status predict(void *ctx, const uint8_t *images, int64_t count, int3
                            qnet_diag *d) {
   qnet_trainer *t = ctx;
   if (!t->predictor) {
+    QNET_TRY(check_finite(t, d));
     QNET_TRY(freeze_tables(t, d));
     QNET_TRY(qnet_predictor_create(t->session->allocator, t->program->module, QNET_ENGINE_NN, NULL,
                                    &t->predictor, d));
@@ -184,6 +206,7 @@ qnet_engine qnet_trainer_engine(qnet_trainer *t) {
   return (qnet_engine){.ctx = t,
                        .batch = t->program->recipe.batch,
                        .step = run_step,
+                       .explain = explain,
                        .enter_frozen_phase = enter_frozen_phase,
                        .predict = predict,
                        .save = save,

@@ -86,6 +86,7 @@ static qnet_status not_finite(const run *r, double loss, double lr) {
   qnet_error_in(r->diag, "train", "the loss became %g in epoch %" PRId64 ", step %" PRId64, loss,
                 r->at.epoch + 1, r->at.step + 1);
   qnet_note(r->diag, QNET_NO_LOC, "the learning rate was %g: try a smaller one", lr);
+  if (r->engine->explain) QNET_TRY(r->engine->explain(r->engine->ctx, r->diag));
   return QNET_ERROR;
 }
 

@@ -18,6 +18,8 @@ typedef struct qnet_engine {
   /* One training step on `batch` images. A loss that is not finite leaves the weights alone. */
   qnet_status (*step)(void *ctx, const uint8_t *images, const int32_t *labels, double lr,
                       qnet_step_result *out, qnet_diag *d);
+  /* After such a loss: adds a note that says where it came from. NULL: cannot tell. */
+  qnet_status (*explain)(void *ctx, qnet_diag *d);
   /* Enters the last phase: from now on the forward uses frozen tables (docs/numbers.md). */
   qnet_status (*enter_frozen_phase)(void *ctx, qnet_diag *d);
   /* Exact evaluation: predicted class of each of `count` images. */

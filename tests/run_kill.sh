@@ -185,4 +185,9 @@ sed 's/conv(8,/conv(12,/' small.qnet >other.qnet
 check other-net fails 1 "network is small" $qnetc train other.qnet $settings -o c.safetensors \
   --resume
 check other-keeps cmp c.ckpt new.ckpt
+
+# ---- training that diverges -------------------------------------------------------------------------
+check diverges fails 1 "not finite" $qnetc train small.qnet --data=data --quantizer=none --lr=1e30 \
+  -o x.safetensors
+check diverged-writes-nothing test ! -e x.safetensors
 finish

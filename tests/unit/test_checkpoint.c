@@ -85,8 +85,14 @@ static bool fake_stop(void *ctx) {
 
 static qnet_engine make_engine(fake *f, int stop_after) {
   *f = (fake){.state = 1, .stop_after = stop_after};
-  return (qnet_engine){f,         BATCH,      fake_step,   fake_freeze, fake_predict,
-                       fake_save, fake_store, fake_restore};
+  return (qnet_engine){.ctx = f,
+                       .batch = BATCH,
+                       .step = fake_step,
+                       .enter_frozen_phase = fake_freeze,
+                       .predict = fake_predict,
+                       .save = fake_save,
+                       .store = fake_store,
+                       .restore = fake_restore};
 }
 
 static uint8_t images[COUNT];

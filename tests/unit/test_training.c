@@ -135,12 +135,43 @@ static void test_not_finite(void **state) {
   finish(&r);
 }
 
+/* A loss that is not finite leaves the weights alone, and the layer that brought it is named. */
+static void test_lost_loss(void **state) {
+  (void)state;
+  run r;
+  start(&r, "");
+  uint64_t seed = SEED;
+  test_batch(&seed, BATCH, qnet_plan_argument(r.plan, 0)->data,
+             qnet_plan_argument(r.plan, 1)->data);
+  *(float *)qnet_plan_argument(r.plan, 2)->data = 0.1f;
+  float *bias = qnet_symbol_find(r.step, "dense2.bias")->blob->data;
+  float *weight = qnet_symbol_find(r.step, "dense1.weight")->blob->data;
+  bias[1] = 3e38f;
+  for (size_t i = 0; i < 480; i++)
+    weight[i] = 3e38f;
+  qnet_blob *before = qnet_symbol_find(r.step, "conv1.weight")->blob;
+  float kept[72];
+  memcpy(kept, before->data, sizeof kept);
+  assert_int_equal(qnet_plan_run(r.plan, r.d), QNET_OK);
+  const float lost = *(float *)qnet_plan_result(r.plan, 0)->data;
+  assert_true(isinf(lost) || isnan(lost));
+  assert_memory_equal(before->data, kept, sizeof kept);
+  qnet_error_in(r.d, "train", "lost");
+  assert_int_equal(qnet_plan_explain_loss(r.plan, r.d), QNET_OK);
+  assert_memory_equal(before->data, kept, sizeof kept);
+  char text[512] = "";
+  FILE *out = fmemopen(text, sizeof text, "w");
+  qnet_diag_print(r.d, out, false);
+  fclose(out);
+  assert_non_null(strstr(text, "came from layer 'dense1' (nn.dense)"));
+  finish(&r);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_learns_f32),
-      cmocka_unit_test(test_learns_two_bits),
-      cmocka_unit_test(test_repeatable),
-      cmocka_unit_test(test_not_finite),
+      cmocka_unit_test(test_learns_f32), cmocka_unit_test(test_learns_two_bits),
+      cmocka_unit_test(test_repeatable), cmocka_unit_test(test_not_finite),
+      cmocka_unit_test(test_lost_loss),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
