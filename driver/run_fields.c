@@ -93,11 +93,20 @@ static void put_settings(const qnet_program *p, const qnet_train_options *o, qne
   put(f, "instruction set", "%s", qnet_plan_isa());
 }
 
+static void put_teacher(const qnet_teacher *teacher, const qnet_recipe *r, qnet_run_fields *f) {
+  if (teacher)
+    put(f, "teacher", "%016" PRIx64 " weight %.17g temperature %.17g", qnet_teacher_hash(teacher),
+        r->distill_weight, r->distill_temperature);
+  else
+    put(f, "teacher", "none");
+}
+
 qnet_status qnet_run_fields_add(const qnet_program *p, const qnet_train_options *options,
-                                const qnet_dataset *train, const qnet_dataset *test,
-                                qnet_run_fields *out, qnet_diag *d) {
+                                const qnet_teacher *teacher, const qnet_dataset *train,
+                                const qnet_dataset *test, qnet_run_fields *out, qnet_diag *d) {
   put_quantizer(&p->quant, out);
   put_settings(p, options, out);
+  put_teacher(teacher, &p->recipe, out);
   QNET_TRY(put_data(out, "training data", train, d));
   QNET_TRY(put_data(out, "test data", test, d));
   put(out, "initial weights", "%016" PRIx64, qnet_state_hash(p->module));

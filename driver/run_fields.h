@@ -3,7 +3,7 @@
 #ifndef QNET_DRIVER_RUN_FIELDS_H
 #define QNET_DRIVER_RUN_FIELDS_H
 
-#include "driver/session.h"
+#include "driver/teacher.h"
 #include "runtime/train.h"
 
 enum { QNET_RUN_FIELDS = 20 };
@@ -16,9 +16,10 @@ typedef struct qnet_run_fields {
 /* Begins *out with the network itself. p: as parsed, still without weights. */
 qnet_status qnet_run_fields_begin(const qnet_session *s, const qnet_program *p,
                                   qnet_run_fields *out);
-/* Adds the rest. p: with initial weights. options: as they will be given to qnet_train. */
+/* Adds the rest. p: with initial weights; teacher may be NULL. options: as they will be given to
+ * qnet_train. */
 qnet_status qnet_run_fields_add(const qnet_program *p, const qnet_train_options *options,
-                                const qnet_dataset *train, const qnet_dataset *test,
-                                qnet_run_fields *out, qnet_diag *d);
+                                const qnet_teacher *teacher, const qnet_dataset *train,
+                                const qnet_dataset *test, qnet_run_fields *out, qnet_diag *d);
 
 #endif

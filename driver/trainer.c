@@ -12,7 +12,8 @@
 struct qnet_trainer {
   qnet_session *session;
   const qnet_program *program;
-  qnet_module *step; /* batch of the recipe, with @step; shares its blobs with the program */
+  qnet_teacher *teacher; /* or NULL */
+  qnet_module *step;     /* batch of the recipe, with @step; shares its blobs with the program */
   qnet_plan *plan;
   qnet_quantizer_sites sites; /* of `step` */
   bool frozen;
@@ -40,8 +41,11 @@ static qnet_status make_step(qnet_trainer *t) {
   if (!t->step) return qnet_out_of_memory(d);
   char pipeline[512], optimizer[256];
   write_optimizer(r, optimizer, sizeof optimizer);
-  snprintf(pipeline, sizeof pipeline, "batch{n=%d},autodiff{%s,weight_decay=%.17g,smoothing=%.17g}",
-           r->batch, optimizer, r->weight_decay, r->label_smoothing);
+  snprintf(pipeline, sizeof pipeline,
+           "batch{n=%d},autodiff{%s,weight_decay=%.17g,smoothing=%.17g,distill=%.17g,"
+           "temperature=%.17g}",
+           r->batch, optimizer, r->weight_decay, r->label_smoothing,
+           t->teacher ? r->distill_weight : 0, r->distill_temperature);
   const qnet_pipeline_options options = {0};
   QNET_TRY(qnet_pipeline_run(t->step, pipeline, &options, NULL, d));
   QNET_TRY(qnet_weights_init(t->step, 0, d)); /* momentum: zeros */
@@ -50,12 +54,14 @@ static qnet_status make_step(qnet_trainer *t) {
   return qnet_plan_create(t->step, "step", QNET_PLAN_FAST, &t->plan, d);
 }
 
-qnet_status qnet_trainer_create(qnet_session *s, const qnet_program *program, qnet_trainer **out) {
+qnet_status qnet_trainer_create(qnet_session *s, const qnet_program *program, qnet_teacher *teacher,
+                                qnet_trainer **out) {
   *out = NULL;
   qnet_trainer *t = qnet_alloc(s->allocator, sizeof *t);
   if (!t) return qnet_out_of_memory(s->diag);
   t->session = s;
   t->program = program;
+  t->teacher = teacher;
   const qnet_status status = make_step(t);
   if (status == QNET_OK)
     *out = t;
@@ -81,6 +87,11 @@ static qnet_status run_step(void *ctx, const uint8_t *images, const int32_t *lab
   memcpy(image->data, images, image->bytes);
   memcpy(label->data, labels, label->bytes);
   *(float *)qnet_plan_argument(t->plan, 2)->data = (float)lr;
+  if (t->teacher) {
+    const qnet_blob *logits;
+    QNET_TRY(qnet_teacher_logits(t->teacher, images, &logits, d));
+    memcpy(qnet_plan_argument(t->plan, 3)->data, logits->data, logits->bytes);
+  }
   QNET_TRY(qnet_plan_run(t->plan, d));
   out->loss = (double)*(const float *)qnet_plan_result(t->plan, 0)->data;
   out->correct = *(const int32_t *)qnet_plan_result(t->plan, 1)->data;

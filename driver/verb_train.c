@@ -7,6 +7,7 @@
 #include "driver/refit.h"
 #include "driver/run_fields.h"
 #include "driver/stop.h"
+#include "driver/teacher.h"
 #include "driver/trainer.h"
 #include "driver/weights.h"
 #include "passes/quantizer_state.h"
@@ -157,10 +158,10 @@ static qnet_status print_report(const qnet_session *s, const qnet_train_report *
   return QNET_OK;
 }
 
-static qnet_status run(qnet_session *s, const qnet_program *p, const qnet_train_options *options,
-                       const data_pair *data) {
+static qnet_status run(qnet_session *s, const qnet_program *p, qnet_teacher *teacher,
+                       const qnet_train_options *options, const data_pair *data) {
   qnet_trainer *t;
-  QNET_TRY(qnet_trainer_create(s, p, &t));
+  QNET_TRY(qnet_trainer_create(s, p, teacher, &t));
   const qnet_engine engine = qnet_trainer_engine(t);
   qnet_train_report report = {0};
   const qnet_status status =
@@ -170,8 +171,7 @@ static qnet_status run(qnet_session *s, const qnet_program *p, const qnet_train_
     QNET_TRY(qnet_plot_training(s, p, options->metrics, s->options.plot));
   if (status == QNET_STOPPED)
     fprintf(stderr,
-            "stopped; the run is saved in %s. To go on, give the same command with "
-            "--resume\n",
+            "stopped; the run is saved in %s. To go on, give the same command with --resume\n",
             options->checkpoint);
   return status == QNET_OK ? print_report(s, &report) : status;
 }
@@ -180,12 +180,17 @@ static qnet_status train(qnet_session *s, qnet_program *p, const data_pair *data
                          const file_names *files) {
   qnet_train_options options = train_options(s, p, files);
   qnet_run_fields fields;
+  qnet_teacher *teacher;
   QNET_TRY(qnet_run_fields_begin(s, p, &fields));
   QNET_TRY(initial_weights(s, p, options.seed));
-  QNET_TRY(qnet_run_fields_add(p, &options, &data->train, &data->test, &fields, s->diag));
+  QNET_TRY(qnet_teacher_create(s, p->recipe.batch, &teacher));
+  qnet_status status =
+      qnet_run_fields_add(p, &options, teacher, &data->train, &data->test, &fields, s->diag);
   options.field = fields.field;
   options.field_count = fields.count;
-  return run(s, p, &options, data);
+  if (status == QNET_OK) status = run(s, p, teacher, &options, data);
+  qnet_teacher_destroy(teacher);
+  return status;
 }
 
 static qnet_status load_data(qnet_session *s, const qnet_program *p, data_pair *data) {

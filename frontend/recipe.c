@@ -17,6 +17,8 @@ void qnet_recipe_defaults(qnet_recipe *r) {
                      .beta1 = 0.9,
                      .beta2 = 0.999,
                      .eps = 1e-8,
+                     .distill_weight = 0.5,
+                     .distill_temperature = 4,
                      .schedule = QNET_SCHEDULE_COSINE,
                      .step_factor = 0.1};
 }
@@ -230,6 +232,20 @@ static void set_label_smoothing(qnet_sema *s, const qnet_setting *t, qnet_recipe
   qnet_sema_to_number(s, &v, "'label_smoothing'", 0, 0.9, &r->label_smoothing);
 }
 
+static void run_distill(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) {
+  qnet_sema_to_number(s, &slot[0], "'weight'", 1e-6, 1, &r->distill_weight);
+  qnet_sema_to_number(s, &slot[1], "'temperature'", 0.1, 100, &r->distill_temperature);
+}
+
+static const word distillations[] = {
+    {"logits", {{"weight", 0}, {"temperature", 0}}, run_distill},
+};
+
+static void set_distill(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
+  const qnet_expr *e = single(s, t);
+  if (e) run_word(s, e, "distillation", distillations, 1, r);
+}
+
 typedef struct setting_def {
   const char *name;
   void (*run)(qnet_sema *s, const qnet_setting *t, qnet_recipe *r);
@@ -238,7 +254,7 @@ typedef struct setting_def {
 static const setting_def settings[] = {
     {"epochs", set_epochs},     {"batch", set_batch},     {"optimizer", set_optimizer},
     {"schedule", set_schedule}, {"augment", set_augment}, {"label_smoothing", set_label_smoothing},
-    {"warmup", set_warmup},
+    {"warmup", set_warmup},     {"distill", set_distill},
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
 

@@ -121,6 +121,31 @@ static double cross_entropy_row(const float *logit, int64_t classes, int64_t lab
   return loss;
 }
 
+/* log(sum(exp(x / t))) + max / t, so that log softmax is x / t minus this. */
+static double log_sum_exp(const float *x, int64_t classes, double t) {
+  const double max = (double)x[argmax(x, classes)] / t;
+  double sum = 0.0;
+  for (int64_t k = 0; k < classes; k++)
+    sum += exp((double)x[k] / t - max);
+  return max + log(sum);
+}
+
+/* Mixes the teacher into one row: the loss of it all; `grad` and `loss` are those of the labels. */
+static double distill_row(const qnet_op *op, const float *logit, const float *teacher,
+                          int64_t classes, int64_t rows, double loss, float *grad) {
+  const double share = qnet_op_float(op, "distill", 0.5);
+  const double t = qnet_op_float(op, "temperature", 4.0);
+  const double own = log_sum_exp(logit, classes, t), theirs = log_sum_exp(teacher, classes, t);
+  double divergence = 0.0;
+  for (int64_t k = 0; k < classes; k++) {
+    const double log_p = (double)logit[k] / t - own, log_q = (double)teacher[k] / t - theirs;
+    divergence += exp(log_q) * (log_q - log_p);
+    const double pull = t * (exp(log_p) - exp(log_q)) / (double)rows;
+    grad[k] = (float)((1.0 - share) * (double)grad[k] + share * pull);
+  }
+  return (1.0 - share) * loss + share * t * t * divergence;
+}
+
 static qnet_status softmax_cross_entropy(const qnet_module *m, const qnet_op *op,
                                          qnet_blob *const *in, qnet_blob **out) {
   for (int i = 0; i < 3; i++) {
@@ -130,13 +155,18 @@ static qnet_status softmax_cross_entropy(const qnet_module *m, const qnet_op *op
   const int64_t rows = op->operand[0]->type->dim[0], classes = op->operand[0]->type->dim[1];
   const double smoothing = qnet_op_float(op, "smoothing", 0.0);
   const float *logit = in[0]->data;
+  const float *teacher = op->operand_count > 2 ? in[2]->data : NULL;
   const int32_t *label = in[1]->data;
   double loss = 0.0;
   int32_t correct = 0;
   for (int64_t n = 0; n < rows; n++) {
     if (label[n] < 0 || label[n] >= classes) return QNET_ERROR;
-    loss += cross_entropy_row(logit + n * classes, classes, label[n], smoothing, rows,
-                              (float *)out[1]->data + n * classes);
+    float *grad = (float *)out[1]->data + n * classes;
+    const float *row = logit + n * classes;
+    const double hard = cross_entropy_row(row, classes, label[n], smoothing, rows, grad);
+    loss += teacher == NULL
+                ? hard
+                : distill_row(op, row, teacher + n * classes, classes, rows, hard, grad);
     correct += argmax(logit + n * classes, classes) == label[n];
   }
   *(float *)out[0]->data = (float)(loss / (double)rows);

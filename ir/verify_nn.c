@@ -308,6 +308,7 @@ static bool rule_code_stats(qnet_verifier *v, const qnet_op *op) {
 static bool rule_softmax_cross_entropy(qnet_verifier *v, const qnet_op *op) {
   if (!qnet_expect_tensor(v, op, 0, QNET_F32, 2)) return false;
   const qnet_type *logits = qnet_in(op, 0);
+  if (op->operand_count > 2 && !qnet_expect_in(v, op, 2, *logits)) return false;
   return qnet_expect_in(v, op, 1, qnet_tensor1(QNET_I32, logits->dim[0])) &&
          qnet_expect_out(v, op, 0, qnet_tensor0(QNET_F32)) && qnet_expect_out(v, op, 1, *logits) &&
          qnet_expect_out(v, op, 2, qnet_tensor0(QNET_I32));

@@ -2,6 +2,9 @@
  * eps=1e-8,decoupled=0,smoothing=0,decay_norm=0}: makes the training step @step(image, label, lr)
  * -> loss, correct from @eval.
  *
+ * distill=A (with temperature=4) adds the argument %teacher, another network's logits, and gives
+ * them the share A of the loss.
+ *
  * The forward of @eval is copied, batch_norm in its training form with moving averages written to
  * the running statistics (PyTorch's: momentum 0.1, unbiased variance). The gradient flows backwards
  * operation by operation through one table. Every f32 state symbol it reaches is learned by SGD
@@ -217,6 +220,10 @@ static qnet_status copy_op(differ *s, const qnet_op *op) {
   return op->opcode == QNET_OP_QUANTIZE ? copy_stats(s, copy) : QNET_OK;
 }
 
+static qnet_value *teacher_of(qnet_region *step) {
+  return step->arg_count > 3 ? &step->arg[3] : NULL;
+}
+
 /* Copies @eval up to its yield and appends the loss, which is returned in *loss. */
 static qnet_status build_forward(differ *s, const qnet_symbol *eval, qnet_region *step,
                                  qnet_op **loss) {
@@ -231,10 +238,16 @@ static qnet_status build_forward(differ *s, const qnet_symbol *eval, qnet_region
     qnet_value *logits = s->map[op->operand[0]->id];
     const qnet_type *results[] = {qnet_type_tensor(m, QNET_F32, 0, NULL), logits->type,
                                   qnet_type_tensor(m, QNET_I32, 0, NULL)};
-    *loss = qnet_build(&s->b, QNET_OP_SOFTMAX_CROSS_ENTROPY,
-                       (qnet_value *[]){logits, &step->arg[1]}, 2, results, 3);
+    qnet_value *operands[] = {logits, &step->arg[1], teacher_of(step)};
+    *loss =
+        qnet_build(&s->b, QNET_OP_SOFTMAX_CROSS_ENTROPY, operands, operands[2] ? 3 : 2, results, 3);
   }
   if (*loss == NULL) return qnet_out_of_memory(s->context->diag);
+  if (teacher_of(step) != NULL) {
+    qnet_op_set_float(m, *loss, "distill", qnet_pass_option_float(s->context, "distill", 0));
+    qnet_op_set_float(m, *loss, "temperature",
+                      qnet_pass_option_float(s->context, "temperature", 4));
+  }
   const double smoothing = qnet_pass_option_float(s->context, "smoothing", 0);
   if (smoothing > 0) qnet_op_set_float(m, *loss, "smoothing", smoothing);
   return QNET_OK;
@@ -461,11 +474,13 @@ static qnet_status build_step(differ *s, const qnet_symbol *eval) {
   qnet_module *m = s->module;
   const qnet_type *image = eval->body->arg[0].type;
   const qnet_type *args[] = {image, qnet_type_tensor(m, QNET_I32, 1, image->dim),
-                             qnet_type_tensor(m, QNET_F32, 0, NULL)};
-  static const char *const names[] = {"image", "label", "lr"};
-  qnet_symbol *step = qnet_symbol_add_func(m, "step", args, 3, eval->loc);
+                             qnet_type_tensor(m, QNET_F32, 0, NULL),
+                             eval->body->last->operand[0]->type};
+  static const char *const names[] = {"image", "label", "lr", "teacher"};
+  const int count = qnet_pass_option_float(s->context, "distill", 0) > 0 ? 4 : 3;
+  qnet_symbol *step = qnet_symbol_add_func(m, "step", args, count, eval->loc);
   if (step == NULL) return qnet_out_of_memory(s->context->diag);
-  for (int i = 0; i < 3; i++)
+  for (int i = 0; i < count; i++)
     step->body->arg[i].name = names[i];
   s->b = qnet_builder_at_end(m, step->body);
   qnet_op *loss = NULL;

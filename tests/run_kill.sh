@@ -186,6 +186,18 @@ check other-net fails 1 "network is small" $qnetc train other.qnet $settings -o 
   --resume
 check other-keeps cmp c.ckpt new.ckpt
 
+# ---- with a teacher, and with Adam ----------------------------------------------------------------
+sed 's/sgd(.*)$/adam(lr = 0.01)  schedule = linear  warmup = 1/' small.qnet >adam.qnet
+settings="--data=data --threads=1 --init=whole.safetensors --distill=whole.safetensors"
+check adam-distilled $qnetc train adam.qnet $settings -o t.safetensors
+(exec timeout -s TERM 0.2 $qnetc train adam.qnet $settings -o u.safetensors) >/dev/null 2>&1
+check adam-distilled-resumes $qnetc train adam.qnet $settings -o u.safetensors --resume
+for end in safetensors best.safetensors metrics.jsonl ckpt; do check "adam-$end" cmp t.$end u.$end; done
+check other-teacher fails 1 "teacher" $qnetc train adam.qnet --data=data --threads=1 \
+  --init=whole.safetensors -o u.safetensors --resume
+check no-teacher fails 1 "missing.safetensors" $qnetc train adam.qnet --data=data \
+  --distill=missing.safetensors -o v.safetensors
+
 # ---- training that diverges -------------------------------------------------------------------------
 check diverges fails 1 "not finite" $qnetc train small.qnet --data=data --quantizer=none --lr=1e30 \
   -o x.safetensors

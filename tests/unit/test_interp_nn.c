@@ -528,6 +528,47 @@ static void softmax_cross_entropy_and_its_gradient(void **state) {
   test_release(args, 2);
 }
 
+static const double teacher_share = 0.75, temperature = 2;
+static const float teacher[] = {0, 1, 3, 1, 2, -1, 0, 0, 4, 4, 0, 1};
+
+/* (1 - share) of cross entropy and share T^2 KL(teacher || logits), from the definitions. */
+static double distilled(const double *logit, const void *context) {
+  double loss = (1 - teacher_share) * cross_entropy(logit, context);
+  for (int n = 0; n < 3; n++) {
+    double own = 0, theirs = 0;
+    for (int k = 0; k < 4; k++) {
+      own += exp(logit[n * 4 + k] / temperature);
+      theirs += exp((double)teacher[n * 4 + k] / temperature);
+    }
+    for (int k = 0; k < 4; k++) {
+      const double p = exp(logit[n * 4 + k] / temperature) / own;
+      const double q = exp((double)teacher[n * 4 + k] / temperature) / theirs;
+      loss += teacher_share * temperature * temperature * q * log(q / p) / 3;
+    }
+  }
+  return loss;
+}
+
+static void distillation_and_its_gradient(void **state) {
+  (void)state;
+  const float logits[] = {1, 2, 2.5f, -1, 3, 3, 1, 0, 5, 0, 0, 4};
+  qnet_blob *args[] = {test_blob(QNET_F32, 12, logits), test_blob(QNET_I32, 3, labels),
+                       test_blob(QNET_F32, 12, teacher)};
+  qnet_blob *out[3] = {NULL};
+  test_run("module @t nn { func @step(%x: tensor<3x4xf32>, %l: tensor<3xi32>, %t: "
+           "tensor<3x4xf32>) {\n%0, %1, %2 = nn.softmax_cross_entropy(%x, %l, %t) {smoothing = "
+           "0.1, distill = 0.75, temperature = 2.0} : tensor<f32>, tensor<3x4xf32>, "
+           "tensor<i32>\n yield %0, %1, %2 } }",
+           args, 3, out, 3);
+  double at[12];
+  for (int i = 0; i < 12; i++)
+    at[i] = (double)logits[i];
+  assert_true(fabs((double)*(float *)out[0]->data - distilled(at, NULL)) < 1e-6);
+  check_gradient(distilled, NULL, logits, 12, out[1]->data, 1e-6);
+  test_release(out, 3);
+  test_release(args, 3);
+}
+
 static void straight_through_gradients_and_statistics(void **state) {
   (void)state;
   const float x[] = {-2, 0.5f, 3, -0.5f}, dy[] = {1, 2, 3, 4};
@@ -631,6 +672,7 @@ int main(void) {
       cmocka_unit_test(batch_norm_gradients),
       cmocka_unit_test(pool_gradients),
       cmocka_unit_test(softmax_cross_entropy_and_its_gradient),
+      cmocka_unit_test(distillation_and_its_gradient),
       cmocka_unit_test(straight_through_gradients_and_statistics),
       cmocka_unit_test(updates),
       cmocka_unit_test(adam_updates),
