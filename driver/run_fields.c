@@ -87,6 +87,10 @@ static void put_settings(const qnet_program *p, const qnet_train_options *o, qne
   const qnet_augment *g = &o->augment;
   put(f, "augmentation", "crop %d flip %d part %.9g jitter %.9g %.9g %.9g", g->crop_pad, g->flip,
       g->smallest_area, g->brightness, g->contrast, g->saturation);
+  if (r->quantizer_decay >= 0)
+    put(f, "rate of quantizers", "lr %.17g decay %.17g", r->quantizer_lr, r->quantizer_decay);
+  else
+    put(f, "rate of quantizers", "lr %.17g", r->quantizer_lr);
   put(f, "label smoothing", "%.17g", r->label_smoothing);
   put(f, "seed", "%" PRIu64, o->seed);
   put(f, "number of threads", "%d", qnet_parallel_threads());

@@ -6,7 +6,7 @@
 #include "driver/teacher.h"
 #include "runtime/train.h"
 
-enum { QNET_RUN_FIELDS = 20 };
+enum { QNET_RUN_FIELDS = 24 };
 
 typedef struct qnet_run_fields {
   qnet_run_field field[QNET_RUN_FIELDS];

@@ -34,6 +34,18 @@ static void write_optimizer(const qnet_recipe *r, char *out, size_t size) {
     snprintf(out, size, "optimizer=sgd,momentum=%.17g,nesterov=%d", r->momentum, r->nesterov);
 }
 
+/* The decay of quantizers as the recipe has it; a warning where its setting changes nothing. */
+static void set_quantizer_rate(qnet_trainer *t) {
+  const qnet_recipe *r = &t->program->recipe;
+  for (int i = 0; i < t->sites.count && r->quantizer_decay >= 0; i++)
+    t->sites.site[i].site.decay = r->quantizer_decay;
+  if (r->quantizer_loc.buffer != 0 && t->sites.count > 0 &&
+      !qnet_quantizer_sites_by_gradient(&t->sites))
+    qnet_warning(t->session->diag, r->quantizer_loc,
+                 "'%s' learns nothing by gradient: this setting has no effect",
+                 t->program->quant.quantizer);
+}
+
 static qnet_status make_step(qnet_trainer *t) {
   const qnet_recipe *r = &t->program->recipe;
   qnet_diag *d = t->session->diag;
@@ -50,6 +62,7 @@ static qnet_status make_step(qnet_trainer *t) {
   QNET_TRY(qnet_pipeline_run(t->step, pipeline, &options, NULL, d));
   QNET_TRY(qnet_weights_init(t->step, 0, d)); /* momentum: zeros */
   QNET_TRY(qnet_quantizer_sites_collect(t->step, t->session->allocator, &t->sites, d));
+  set_quantizer_rate(t);
   QNET_TRY(qnet_quantizer_sites_refresh(&t->sites, false, d));
   return qnet_plan_create(t->step, "step", QNET_PLAN_FAST, &t->plan, d);
 }
@@ -96,7 +109,7 @@ static qnet_status run_step(void *ctx, const uint8_t *images, const int32_t *lab
   out->loss = (double)*(const float *)qnet_plan_result(t->plan, 0)->data;
   out->correct = *(const int32_t *)qnet_plan_result(t->plan, 1)->data;
   if (!isfinite(out->loss)) return QNET_OK;
-  t->sites.lr = lr;
+  t->sites.lr = lr * t->program->recipe.quantizer_lr;
   return qnet_quantizer_sites_update(&t->sites, t->frozen, d);
 }
 

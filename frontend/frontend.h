@@ -43,8 +43,11 @@ typedef struct qnet_recipe {
   int crop_pad;         /* 0: no crop augmentation; else zero-pad by so much and crop at random */
   bool flip;            /* mirror half of the images */
   double smallest_area; /* 0: no resized_crop; else a random part of at least this share */
-  double brightness, contrast, saturation;    /* 0; factors are drawn from [1 - x, 1 + x] */
-  double label_smoothing;                     /* 0 */
+  double brightness, contrast, saturation; /* 0; factors are drawn from [1 - x, 1 + x] */
+  double label_smoothing;                  /* 0 */
+  double quantizer_lr;    /* 1: of what quantizers learn by gradient, as a multiple of lr */
+  double quantizer_decay; /* -1: each method's own */
+  qnet_loc quantizer_loc; /* where that is said */
   double distill_weight, distill_temperature; /* 0.5, 4: of --distill */
 } qnet_recipe;
 

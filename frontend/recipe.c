@@ -17,6 +17,8 @@ void qnet_recipe_defaults(qnet_recipe *r) {
                      .beta1 = 0.9,
                      .beta2 = 0.999,
                      .eps = 1e-8,
+                     .quantizer_lr = 1,
+                     .quantizer_decay = -1,
                      .distill_weight = 0.5,
                      .distill_temperature = 4,
                      .schedule = QNET_SCHEDULE_COSINE,
@@ -232,6 +234,21 @@ static void set_label_smoothing(qnet_sema *s, const qnet_setting *t, qnet_recipe
   qnet_sema_to_number(s, &v, "'label_smoothing'", 0, 0.9, &r->label_smoothing);
 }
 
+static void run_rate(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) {
+  qnet_sema_to_number(s, &slot[0], "'lr'", 0, 1000, &r->quantizer_lr);
+  qnet_sema_to_number(s, &slot[1], "'decay'", 0, 1, &r->quantizer_decay);
+}
+
+static const word rates[] = {
+    {"rate", {{"lr", 0}, {"decay", 0}}, run_rate},
+};
+
+static void set_quantizers(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
+  const qnet_expr *e = single(s, t);
+  if (e) run_word(s, e, "rate", rates, 1, r);
+  r->quantizer_loc = t->name.loc;
+}
+
 static void run_distill(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) {
   qnet_sema_to_number(s, &slot[0], "'weight'", 1e-6, 1, &r->distill_weight);
   qnet_sema_to_number(s, &slot[1], "'temperature'", 0.1, 100, &r->distill_temperature);
@@ -254,7 +271,7 @@ typedef struct setting_def {
 static const setting_def settings[] = {
     {"epochs", set_epochs},     {"batch", set_batch},     {"optimizer", set_optimizer},
     {"schedule", set_schedule}, {"augment", set_augment}, {"label_smoothing", set_label_smoothing},
-    {"warmup", set_warmup},     {"distill", set_distill},
+    {"warmup", set_warmup},     {"distill", set_distill}, {"quantizers", set_quantizers},
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
 

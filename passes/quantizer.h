@@ -22,6 +22,7 @@ typedef struct qnet_quantizer_site {
   int64_t fan;        /* weights: kernel_h * kernel_w * Cout (initial basis) */
   int64_t inputs;     /* activations: channels of the quantized tensor */
   int64_t elements;   /* weights: all of the layer; activations: those of one image */
+  double decay;       /* of the clip values, steps, intervals and levels learned by gradient */
   float *param;       /* [channels][quantizer->param_count(bits)] */
   int64_t step;       /* updates done */
 } qnet_quantizer_site;
@@ -37,6 +38,7 @@ typedef struct qnet_quantizer {
   bool per_layer;         /* one table for all filters of a weight */
   bool by_channel;        /* `update` wants the statistics of activations channel by channel */
   bool keeps_scores;      /* latent weights only select codes: they do not decay */
+  double decay;           /* of site->decay, where the recipe asks for no other */
   int (*param_count)(int bits); /* floats a channel */
   /* Levels in use: 2^bits, or fewer. */
   int (*level_count)(const qnet_quantizer_site *s);
@@ -88,7 +90,7 @@ extern const qnet_quantizer qnet_quantizer_lqnets, qnet_quantizer_lsq, qnet_quan
 const qnet_quantizer *qnet_quantizer_find(const char *name); /* NULL when unknown */
 const qnet_quantizer *const *qnet_quantizer_table(size_t *count);
 
-/* The site of an nn.quantize operation; param is NULL. */
+/* The site of an nn.quantize operation; its decay is the method's own, param is NULL. */
 qnet_quantizer_site qnet_quantizer_site_of(const qnet_op *op);
 
 /* The usual IR builders. forward: nn.quantize on the symbols SITE.threshold, SITE.level, SITE.perm;

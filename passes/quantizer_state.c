@@ -240,6 +240,12 @@ void qnet_quantizer_sites_free(qnet_quantizer_sites *s) {
   *s = (qnet_quantizer_sites){0};
 }
 
+bool qnet_quantizer_sites_by_gradient(const qnet_quantizer_sites *s) {
+  for (int i = 0; i < s->count; i++)
+    if (s->site[i].quantizer->learn != NULL) return true;
+  return false;
+}
+
 /* ---- learning ---------------------------------------------------------------------------------*/
 
 typedef void (*data_hook)(qnet_quantizer_site *s, const float *x, int64_t n);

@@ -38,6 +38,8 @@ qnet_status qnet_quantizer_state_start(qnet_module *m, const qnet_op *quantize,
 qnet_status qnet_quantizer_sites_collect(qnet_module *m, const qnet_allocator *a,
                                          qnet_quantizer_sites *out, qnet_diag *d);
 void qnet_quantizer_sites_free(qnet_quantizer_sites *s);
+/* Does any site learn by gradient? */
+bool qnet_quantizer_sites_by_gradient(const qnet_quantizer_sites *s);
 
 /* Writes SITE.threshold, .level, .perm from SITE.param (and from the weights, for methods that
  * follow them). frozen: on the integer grid, as the deployed network has them. To be called when

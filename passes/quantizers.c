@@ -68,7 +68,8 @@ qnet_quantizer_site qnet_quantizer_site_of(const qnet_op *op) {
   const bool weight = role != NULL && strcmp(role, "weight") == 0;
   const qnet_type *x = op->operand[0]->type;
   const int64_t images = !weight && x->rank > 1 ? x->dim[0] : 1;
-  return (qnet_quantizer_site){.quantizer = qnet_quantizer_find(qnet_op_string(op, "quantizer")),
+  const qnet_quantizer *q = qnet_quantizer_find(qnet_op_string(op, "quantizer"));
+  return (qnet_quantizer_site){.quantizer = q,
                                .name = qnet_op_string(op, "site"),
                                .role = weight ? QNET_ROLE_WEIGHT : QNET_ROLE_ACTIVATION,
                                .bits = (int)qnet_op_int(op, "bits", 0),
@@ -77,7 +78,8 @@ qnet_quantizer_site qnet_quantizer_site_of(const qnet_op *op) {
                                .is_signed = qnet_op_int(op, "signed", 0) != 0,
                                .fan = qnet_op_int(op, "fan", 0),
                                .inputs = x->rank > 0 ? x->dim[x->rank - 1] : 1,
-                               .elements = qnet_type_elements(x) / images};
+                               .elements = qnet_type_elements(x) / images,
+                               .decay = q != NULL ? q->decay : 0};
 }
 
 /* The symbol SITE.SUFFIX, made of zeros when it is missing. */

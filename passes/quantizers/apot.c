@@ -8,7 +8,7 @@
  * Weights are normalised by the layer's mean and deviation, taken as constants, and multiplied
  * back; their gradient passes unclipped. The gradient of alpha is Q/alpha - x/alpha inside the
  * range and the sign outside; as in LSQ it is divided by sqrt(N Q), in the step s = alpha / largest
- * integer. */
+ * integer. alpha decays as weights do. */
 #include "passes/quantizers/scaled_set.h"
 #include <string.h>
 
@@ -48,5 +48,6 @@ static const qnet_scaled_set set = {
 const qnet_quantizer qnet_quantizer_apot = {
     .name = "apot",
     .bits = {{2, 5}, {1, 4}},
+    .decay = 1e-4,
     QNET_SCALED_SET_HOOKS(&set),
 };

@@ -25,7 +25,7 @@ enum {
 };
 
 /* Levels learn at a tenth of the rate of the weights. */
-static const double level_rate = 0.1, level_decay = 1e-4;
+static const double level_rate = 0.1;
 static const double follow_rate = 0.1, ridge = 1e-4;
 static const double least_slope = 0.1, largest_slope = 10;
 
@@ -153,7 +153,7 @@ static void learn(qnet_quantizer_site *s, const double *dy, const double *dyx, d
   for (int c = 0; c < s->channels; c++, dy += n) {
     float *p = param_of(s, c);
     for (int k = 0; k < bits; k++) {
-      double gradient = level_decay * (double)p[k];
+      double gradient = s->decay * (double)p[k];
       for (int code = 0; code < n; code++)
         gradient += (code >> k & 1) != 0 ? dy[code] : -dy[code];
       qnet_learn_width(&p[k], &p[bits + k], gradient, level_rate * lr);
@@ -261,6 +261,7 @@ const qnet_quantizer qnet_quantizer_dq = {
     .cell_count = cell_count,
     .cells = cells,
     .learn = learn,
+    .decay = 1e-4,
     .fit = fit,
     .levels = levels,
     .freeze = freeze,

@@ -230,7 +230,7 @@ static void learn(qnet_quantizer_site *s, const double *dy, const double *dyx, d
   const qnet_lcq_gradient g = qnet_lcq_gradients(s, dy, dyx);
   const double scale = sqrt(top_of(s) / fmax(1, (double)s->elements));
   float *p = s->param;
-  qnet_learn_width(&p[ALPHA], &p[VELOCITY], g.alpha * scale, lr);
+  qnet_learn_width(&p[ALPHA], &p[VELOCITY], g.alpha * scale + s->decay * (double)p[ALPHA], lr);
   for (int k = 0; k < K; k++)
     qnet_learn_value(&p[THETA + k], &p[VELOCITY + 1 + k], g.theta[k] * scale, lr);
   confine(p + THETA);

@@ -13,11 +13,11 @@ static int integers(const qnet_quantizer_site *s, int32_t *level) {
   return top + 1;
 }
 
-static const qnet_scaled_set set = {
-    .integers = integers, .clips_only = true, .by_top = true, .decay = 1e-4};
+static const qnet_scaled_set set = {.integers = integers, .clips_only = true, .by_top = true};
 
 const qnet_quantizer qnet_quantizer_pact = {
     .name = "pact",
     .bits = {{0, 0}, {1, 8}},
+    .decay = 1e-4,
     QNET_SCALED_SET_HOOKS(&set),
 };

@@ -165,8 +165,8 @@ static void learn(qnet_quantizer_site *s, const double *dy, const double *dyx, d
   const qnet_qil_gradient g = qnet_qil_gradients(s, dy, dyx);
   const double scale = 1 / sqrt(fmax(1, (double)s->elements) * top_of(s));
   float *p = s->param;
-  qnet_learn_width(&p[C], &p[C_VELOCITY], g.c * scale, lr);
-  qnet_learn_width(&p[D], &p[D_VELOCITY], g.d * scale, lr);
+  qnet_learn_width(&p[C], &p[C_VELOCITY], g.c * scale + s->decay * (double)p[C], lr);
+  qnet_learn_width(&p[D], &p[D_VELOCITY], g.d * scale + s->decay * (double)p[D], lr);
   if (learns_gamma(s)) qnet_learn_width(&p[GAMMA], &p[GAMMA_VELOCITY], g.gamma * scale, lr);
   s->step++;
   if (isnan(p[C]) || isnan(p[D]) || isnan(p[GAMMA])) return;

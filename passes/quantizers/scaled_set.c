@@ -86,7 +86,7 @@ void qnet_scaled_set_learn(qnet_quantizer_site *s, const double *dy, const doubl
   if (set_of(s)->by_top) gradient /= (double)v.level[v.n - 1] * (double)v.level[v.n - 1];
   if (set_of(s)->lsq_scaled)
     gradient /= sqrt(fmax(1, (double)s->elements) * (double)v.level[v.n - 1]);
-  gradient += set_of(s)->decay * v.step;
+  gradient += s->decay * v.step;
   qnet_learn_width(&s->param[QNET_SET_STEP], &s->param[QNET_SET_VELOCITY], gradient, lr);
   s->step++;
 }

@@ -24,7 +24,6 @@ typedef struct qnet_scaled_set {
   bool clips_only; /* ds from clipped values alone (PACT) */
   bool lsq_scaled; /* ds is divided by sqrt(elements * top level) */
   bool by_top;     /* the learned width is alpha = s * top level: ds is divided by its square */
-  double decay;    /* of s */
 } qnet_scaled_set;
 
 int qnet_scaled_set_param_count(int bits);

@@ -22,6 +22,7 @@ static inline qnet_quantizer_site test_site(const qnet_quantizer *q, qnet_role r
                            .grid = 127,
                            .fan = 9,
                            .elements = 1,
+                           .decay = q->decay,
                            .param = param};
   q->init(&s);
   return s;

@@ -127,6 +127,35 @@ static void test_learning_stays_valid(void **state) {
     }
 }
 
+/* The top level and the largest threshold, one of which is learned, after one step without a
+ * gradient. */
+static float decayed(const qnet_quantizer *q, qnet_role role, int bits, double decay) {
+  static const double none[QNET_MAX_CELLS];
+  float param[TEST_MAX_PARAM] = {0};
+  test_table t;
+  qnet_quantizer_site s = test_site(q, role, bits, param);
+  assert_near(s.decay, q->decay, 0);
+  s.decay = decay;
+  q->learn(&s, none, none, 0.1);
+  test_make_table(&s, &t);
+  return t.level[t.n - 1] + t.threshold[t.n - 2];
+}
+
+/* What a method learns as a width shrinks by the decay of its site, and by nothing else. */
+static void test_decay(void **state) {
+  (void)state;
+  size_t count;
+  const qnet_quantizer *const *table = qnet_quantizer_table(&count);
+  for (size_t i = 0; i < count; i++)
+    for (int role = 0; role < 2; role++) {
+      const int bits = table[i]->bits[role].max < 3 ? table[i]->bits[role].max : 3;
+      if (table[i]->learn == NULL || bits == 0) continue;
+      const float before = decayed(table[i], (qnet_role)role, bits, 0);
+      const float after = decayed(table[i], (qnet_role)role, bits, 0.5);
+      assert_true(before > 0 && after < before && after > 0.9499f * before);
+    }
+}
+
 /* ---- nn.cell_grad -----------------------------------------------------------------------------*/
 
 static void random_cells(qnet_module *m, const char *name, uint64_t *seed, bool ascending,
@@ -205,6 +234,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_properties),
       cmocka_unit_test(test_learning_stays_valid),
+      cmocka_unit_test(test_decay),
       cmocka_unit_test(test_cell_grad),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
