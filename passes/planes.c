@@ -8,12 +8,16 @@
  *                base element has no plane set. Additive tables need one plane a bit.
  *   Walsh        planes are signs, products of (2 bit - 1), written as 2 plane - 1. Tables that are
  *                odd in the sign bit lose half of them. Coefficients have the denominator 2^bits,
- *                which is cancelled as far as it goes; the rest is the final exact shift.
+ *                which is cancelled as far as it goes; the rest is the final exact shift. The index
+ *                of a table -L..0..L of an odd number of codes is sign and magnitude.
  *   thermometer  planes are comparisons with a rank, upwards and downwards from a base.
+ *   subset sums  planes are the generators of subset_sums.h above the least level: sums of smaller
+ *                tables (APoT) in whatever order. For one table a layer.
  *
  * The index is the stored code or the rank (a uniform table stored in any order is additive in its
  * ranks). Walsh serves weights alone: an activation's planes must vanish at its level 0. */
 #include "passes/planes.h"
+#include "passes/subset_sums.h"
 #include <string.h>
 
 enum { STRIDE = QNET_PLANES_MAX };
@@ -80,28 +84,35 @@ static int walsh_sign(int index, int s) {
   return __builtin_parity((unsigned)(~index & s)) ? -1 : 1;
 }
 
-/* Needs a value for each of the n = 2^bits index values. */
-static void expand_walsh(const levels *t, const uint8_t *index, expansion *out) {
+/* size: number of index values, a power of two. Those that are not used take the value of `twin`.
+ */
+static void expand_walsh(const levels *t, const uint8_t *index, int size, int twin,
+                         expansion *out) {
+  int element[STRIDE];
+  for (int i = 0; i < size; i++)
+    element[i] = twin;
+  for (int e = 0; e < t->n; e++)
+    element[index[e]] = e;
   for (int ch = 0; ch < t->channels; ch++) {
     int32_t *h = out->coef + ch * STRIDE;
-    for (int s = 0; s < t->n; s++) {
+    for (int s = 0; s < size; s++) {
       h[s] = 0;
-      for (int e = 0; e < t->n; e++)
-        h[s] += walsh_sign(index[e], s) * t->value[ch * t->n + e];
+      for (int i = 0; i < size; i++)
+        h[s] += walsh_sign(i, s) * t->value[ch * t->n + element[i]];
     }
     int32_t constant = h[0];
-    for (int s = 1; s < t->n; s++) {
+    for (int s = 1; s < size; s++) {
       constant -= h[s];
       h[s] *= 2;
     }
     out->constant[ch] = constant;
     h[0] = 0;
   }
-  for (int s = 0; s < t->n; s++)
+  for (int s = 0; s < size; s++)
     for (int e = 0; e < t->n; e++)
       if (walsh_sign(index[e], s) > 0) out->mask[s] |= 1u << e;
-  out->count = t->n;
-  out->shift = __builtin_ctz((unsigned)t->n);
+  out->count = size;
+  out->shift = __builtin_ctz((unsigned)size);
 }
 
 /* order: position -> element. */
@@ -200,7 +211,24 @@ static void try_moebius(search *s, const uint8_t *index, int size, uint32_t allo
 static void try_walsh(search *s, const uint8_t *index) {
   if (table_size(s->of.n) != s->of.n) return;
   reset_trial(s);
-  expand_walsh(&s->of, index, &s->trial);
+  expand_walsh(&s->of, index, s->of.n, 0, &s->trial);
+  consider_trial(s);
+}
+
+/* -L..0..L by code: both signs of the magnitude 0 are the one code in the middle. */
+static void try_sign_and_magnitude(search *s) {
+  const int n = s->of.n, zero = n / 2, size = table_size(n);
+  uint8_t index[QNET_PLANES_MAX_CODES];
+  if (n != size - 1) return;
+  for (int ch = 0; ch < s->of.channels; ch++)
+    for (int k = 0; k <= zero; k++)
+      if (s->of.value[ch * n + zero + k] != -s->of.value[ch * n + zero - k]) return;
+  for (int k = 0; k <= zero; k++) {
+    index[zero - k] = (uint8_t)k;
+    index[zero + k] = (uint8_t)(size / 2 + k);
+  }
+  reset_trial(s);
+  expand_walsh(&s->of, index, size, zero, &s->trial);
   consider_trial(s);
 }
 
@@ -211,6 +239,29 @@ static void try_thermometer(search *s, const uint8_t *order, uint32_t allowed) {
     expand_thermometer(&s->of, order, k, &s->trial);
     consider_trial(s);
   }
+}
+
+/* Above the least level, which an activation needs to be 0. */
+static void try_subset_sums(search *s) {
+  int32_t distance[QNET_SUBSET_NUMBERS], least = s->of.value[0];
+  qnet_subset_sums sums;
+  if (s->of.channels != 1) return;
+  for (int e = 1; e < s->of.n; e++)
+    if (s->of.value[e] < least) least = s->of.value[e];
+  if (s->constant_is_plane && least != 0) return;
+  for (int e = 0; e < s->of.n; e++)
+    distance[e] = s->of.value[e] - least;
+  const int limit = s->best.shift > 0 ? s->best.count : s->best.count - 1;
+  if (!qnet_subset_sums_find(distance, s->of.n, limit, &sums)) return;
+  reset_trial(s);
+  s->trial.count = sums.count;
+  s->trial.constant[0] = least;
+  for (int p = 0; p < sums.count; p++) {
+    s->trial.coef[p] = sums.generator[p];
+    for (int e = 0; e < s->of.n; e++)
+      s->trial.mask[p] |= (sums.member[e] >> p & 1) << e;
+  }
+  consider_trial(s);
 }
 
 /* ---- activations ----------------------------------------------------------------------------- */
@@ -232,6 +283,7 @@ void qnet_planes_of_activation(const int32_t *level, const uint8_t *perm, int n,
   try_moebius(&s, perm, QNET_PLANES_MAX_CODES, bases);
   try_moebius(&s, rank, table_size(n), bases);
   try_thermometer(&s, rank, bases);
+  try_subset_sums(&s);
 
   *out = (qnet_activation_planes){.count = s.best.count};
   for (int p = 0; p < s.best.count; p++) {
@@ -299,5 +351,7 @@ bool qnet_planes_of_weight(qnet_arena *arena, const int32_t *level, int n, int c
   try_moebius(&s, rank, size, UINT32_MAX);
   try_walsh(&s, rank);
   try_thermometer(&s, order, UINT32_MAX);
+  try_sign_and_magnitude(&s);
+  try_subset_sums(&s);
   return copy_weight_planes(arena, &s, out);
 }

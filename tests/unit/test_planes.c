@@ -111,6 +111,35 @@ static void test_activation_plane_counts(void **state) {
       activation_count((int32_t[]){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, 16), 4);
 }
 
+/* Sums of smaller tables, in whatever order: APoT's sets of three and four bits. */
+static void test_sums_of_tables(void **state) {
+  (void)state;
+  static const int32_t a[] = {0, 2, 8, 32}, b[] = {0, 1, 4, 16};
+  int32_t four[16];
+  for (int i = 0; i < 16; i++)
+    four[i] = a[i / 4] + b[i % 4];
+  assert_int_equal(activation_count((int32_t[]){0, 1, 3, 4}, 4), 2);
+  assert_int_equal(activation_count((int32_t[]){0, 1, 2, 4}, 4), 3);
+  assert_int_equal(activation_count((int32_t[]){0, 1, 2, 3, 4, 6, 8, 10}, 8), 4);
+  assert_int_equal(activation_count(four, 16), 6);
+}
+
+/* A companding table of two bits, times 144, and one of three bits, times 168 (levels 0.208333,
+ * 0.472222, 1 and 0.089286, 0.178571, 0.273810, 0.392857, 0.517857, 0.696429, 1). In general there
+ * are as many planes as levels above 0, but five integers have enough sums for the eight of these,
+ * as they often do. */
+static void test_companding_activations(void **state) {
+  (void)state;
+  static const int32_t two[] = {0, 30, 68, 144};
+  static const uint8_t identity[] = {0, 1, 2, 3};
+  qnet_activation_planes p;
+  qnet_planes_of_activation(two, identity, 4, &p);
+  assert_int_equal(p.count, 3);
+  assert_true(p.coef[0] == 30 && p.coef[1] == 68 && p.coef[2] == 46); /* both bits and their AND */
+  assert_true(p.mask[0] == 0xa && p.mask[1] == 0xc && p.mask[2] == 0x8);
+  assert_int_equal(activation_count((int32_t[]){0, 15, 30, 46, 66, 87, 117, 168}, 8), 5);
+}
+
 /* ---- weights --------------------------------------------------------------------------------- */
 
 static void weight_planes(qnet_arena *arena, const int32_t *level, int n, int channels,
@@ -192,19 +221,71 @@ static void test_companding_weights_take_half_the_planes(void **state) {
   qnet_arena_clear(&arena);
 }
 
-/* The four planes need a shift here; without one, all seven. */
-static void test_shift_can_be_bounded(void **state) {
+/* Three bits, magnitudes 0, 0.3, 0.5, 1 times 10, and a sign, whose two zeros are codes. */
+static void test_sign_and_magnitude(void **state) {
   (void)state;
-  const int32_t level[] = {-3, -10, -26, -60, 3, 10, 26, 60};
+  const int32_t level[] = {0, -3, -5, -10, 0, 3, 5, 10, 0, -9, -15, -30, 0, 9, 15, 30};
   qnet_arena arena;
   qnet_arena_init(&arena, qnet_allocator_system());
   qnet_weight_planes p;
-  weight_planes(&arena, level, 8, 1, &p);
+  weight_planes(&arena, level, 8, 2, &p);
+  assert_int_equal(p.count, 4);
+  qnet_arena_clear(&arena);
+}
+
+/* Zero is one code of seven, yet both signs of a magnitude: 0, 3, 5, 10 and 0, 1, 2, 4 take four
+ * planes, an additive magnitude three. */
+static void test_companding_weights_with_zero(void **state) {
+  (void)state;
+  qnet_arena arena;
+  qnet_arena_init(&arena, qnet_allocator_system());
+  qnet_weight_planes p;
+  weight_planes(&arena, (int32_t[]){-10, -5, -3, 0, 3, 5, 10}, 7, 1, &p);
+  assert_int_equal(p.count, 4);
+  weight_planes(&arena, (int32_t[]){-4, -2, -1, 0, 1, 2, 4}, 7, 1, &p);
+  assert_int_equal(p.count, 4);
+  weight_planes(&arena, (int32_t[]){-8, -5, -3, 0, 3, 5, 8}, 7, 1, &p);
+  assert_int_equal(p.count, 3);
+  weight_planes(&arena, (int32_t[]){-8, -5, -3, 0, 3, 5, 8, -80, -50, -30, 0, 30, 50, 80}, 7, 2,
+                &p);
+  assert_int_equal(p.count, 3);
+  qnet_arena_clear(&arena);
+}
+
+/* -1.5, -0.4, 0.4, 1.5: two planes of 0.55 and 0.95, twice that as 0 and 1. Three bits of two's
+ * complement: 1, 2, -4. */
+static void test_additive_weights(void **state) {
+  (void)state;
+  qnet_arena arena;
+  qnet_arena_init(&arena, qnet_allocator_system());
+  qnet_weight_planes p;
+  weight_planes(&arena, (int32_t[]){-4, -15, 4, 15}, 4, 1, &p);
+  assert_int_equal(p.count, 2);
+  assert_int_equal(p.shift, 0);
+  assert_true((p.coef[0] == 11 && p.coef[1] == 19) || (p.coef[0] == 19 && p.coef[1] == 11));
+  assert_int_equal(p.constant[0], -15);
+  weight_planes(&arena, (int32_t[]){0, 1, 2, 3, -4, -3, -2, -1}, 8, 1, &p);
+  assert_int_equal(p.count, 3);
+  qnet_arena_clear(&arena);
+}
+
+/* The four planes of two filters need a shift; without one, all seven. One table finds four
+ * generators without a shift. */
+static void test_shift_can_be_bounded(void **state) {
+  (void)state;
+  const int32_t level[] = {-3, -10, -26, -60, 3, 10, 26, 60, -7, -22, -51, -127, 7, 22, 51, 127};
+  qnet_arena arena;
+  qnet_arena_init(&arena, qnet_allocator_system());
+  qnet_weight_planes p;
+  weight_planes(&arena, level, 8, 2, &p);
   assert_int_equal(p.count, 4);
   assert_true(p.shift > 0);
-  assert_true(qnet_planes_of_weight(&arena, level, 8, 1, 0, &p));
+  assert_true(qnet_planes_of_weight(&arena, level, 8, 2, 0, &p));
   assert_int_equal(p.shift, 0);
   assert_true(p.count > 4);
+  weight_planes(&arena, level, 8, 1, &p);
+  assert_int_equal(p.count, 4);
+  assert_int_equal(p.shift, 0);
   qnet_arena_clear(&arena);
 }
 
@@ -230,9 +311,14 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_random_activation_tables),
       cmocka_unit_test(test_activation_plane_counts),
+      cmocka_unit_test(test_sums_of_tables),
+      cmocka_unit_test(test_companding_activations),
       cmocka_unit_test(test_random_weight_tables),
       cmocka_unit_test(test_ternary_weights_need_no_constant),
       cmocka_unit_test(test_companding_weights_take_half_the_planes),
+      cmocka_unit_test(test_sign_and_magnitude),
+      cmocka_unit_test(test_companding_weights_with_zero),
+      cmocka_unit_test(test_additive_weights),
       cmocka_unit_test(test_shift_can_be_bounded),
       cmocka_unit_test(test_out_of_memory),
   };
