@@ -58,8 +58,9 @@ static void put_quantizer(const qnet_quant_spec *q, qnet_run_fields *f) {
     return;
   }
   const char *other = q->activation_quantizer;
-  put(f, "quantizer", "%s%s%s %d/%d grid %d first %d last %d", q->quantizer, other ? "/" : "",
-      other ? other : "", q->weight_bits, q->activation_bits, q->grid, q->first_bits, q->last_bits);
+  put(f, "quantizer", "%s%s%s %d/%d grid %d planes %d first %d last %d", q->quantizer,
+      other ? "/" : "", other ? other : "", q->weight_bits, q->activation_bits, q->grid, q->planes,
+      q->first_bits, q->last_bits);
 }
 
 static void put_schedule(const qnet_train_options *o, qnet_run_fields *f) {

@@ -11,6 +11,7 @@ typedef struct qnet_quant_spec {
   const char *quantizer;            /* "lqnets"; NULL: the network stays f32 */
   const char *activation_quantizer; /* NULL: the same as of the weights */
   int weight_bits, activation_bits, grid;
+  int planes;                /* that the levels may take; 0: as many as they do */
   int first_bits, last_bits; /* policy for the first and last layer: 0 = f32, 8 = 8 bit, else like
                                 the others (-1) */
   qnet_loc loc;

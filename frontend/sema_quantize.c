@@ -1,4 +1,5 @@
-/* quantize QUANTIZER(weights = 2, activations = 2, grid = 127) except first, last = 8 */
+/* quantize QUANTIZER(weights = 2, activations = 2, grid = 127, planes = 3) except first, last = 8
+ */
 #include "frontend/sema.h"
 
 #include <string.h>
@@ -50,17 +51,20 @@ static void run_exception(qnet_sema *s, const qnet_setting *e, qnet_quant_spec *
 static bool quantizer_arguments(qnet_sema *s, const qnet_expr *e, qnet_quant_spec *q) {
   static const qnet_sema_param params[] = {{"weights", QNET_PARAM_OPTIONAL},
                                            {"activations", QNET_PARAM_OPTIONAL},
-                                           {"grid", QNET_PARAM_OPTIONAL}};
+                                           {"grid", QNET_PARAM_OPTIONAL},
+                                           {"planes", QNET_PARAM_OPTIONAL}};
   const qnet_sema_call call = {.callee = e->call.callee, .loc = e->loc, .args = &e->call.args};
-  qnet_sema_value slot[3];
-  int64_t weights = 2, activations = 2, grid = 127;
-  if (!qnet_sema_arguments(s, &call, params, 3, slot)) return false;
+  qnet_sema_value slot[4];
+  int64_t weights = 2, activations = 2, grid = 127, planes = 0;
+  if (!qnet_sema_arguments(s, &call, params, 4, slot)) return false;
   const bool ok = qnet_sema_to_int(s, &slot[0], "'weights'", 1, 8, &weights) &&
                   qnet_sema_to_int(s, &slot[1], "'activations'", 1, 8, &activations) &&
-                  qnet_sema_to_int(s, &slot[2], "'grid'", 15, 127, &grid);
+                  qnet_sema_to_int(s, &slot[2], "'grid'", 15, 127, &grid) &&
+                  qnet_sema_to_int(s, &slot[3], "'planes'", 2, 15, &planes);
   q->weight_bits = (int)weights;
   q->activation_bits = (int)activations;
   q->grid = (int)grid;
+  q->planes = (int)planes;
   return ok;
 }
 

@@ -70,6 +70,28 @@ static qnet_status cell_grad(const qnet_module *m, const qnet_op *op, qnet_blob 
   return QNET_OK;
 }
 
+static double inner_product(const float *share, const double *sum, int64_t n) {
+  double total = 0;
+  for (int64_t k = 0; k < n; k++)
+    total += (double)share[k] * sum[k];
+  return total;
+}
+
+static qnet_status moment_grad(const qnet_module *m, const qnet_op *op, qnet_blob *const *in,
+                               qnet_blob **out) {
+  const int64_t count = qnet_type_elements(op->operand[0]->type);
+  const int64_t n = op->operand[2]->type->dim[1];
+  out[0] = qnet_interp_result(m, op, 0);
+  if (out[0] == NULL) return QNET_NO_MEMORY;
+  const float *dx = in[0]->data, *x = in[1]->data, *share = in[4]->data;
+  const double *dy = in[2]->data, *dyx = in[3]->data;
+  const double a = inner_product(share, dy, n) + inner_product(share + n, dyx, n);
+  const double b = inner_product(share + 2 * n, dy, n) + inner_product(share + 3 * n, dyx, n);
+  for (int64_t i = 0; i < count; i++)
+    ((float *)out[0]->data)[i] = (float)((double)dx[i] + (a + b * (double)x[i]));
+  return QNET_OK;
+}
+
 static qnet_status code_stats(const qnet_module *m, const qnet_op *op, qnet_blob *const *in,
                               qnet_blob **out) {
   const qnet_type *type = op->result[0].type;
@@ -227,6 +249,7 @@ static qnet_status adam(const qnet_module *m, const qnet_op *op, qnet_blob *cons
 static const qnet_interp_kernel kernels[QNET_OP_COUNT] = {
     [QNET_OP_QUANTIZE_GRAD] = quantize_grad,
     [QNET_OP_CELL_GRAD] = cell_grad,
+    [QNET_OP_MOMENT_GRAD] = moment_grad,
     [QNET_OP_CODE_STATS] = code_stats,
     [QNET_OP_SOFTMAX_CROSS_ENTROPY] = softmax_cross_entropy,
     [QNET_OP_SGD] = sgd,

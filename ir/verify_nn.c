@@ -288,6 +288,15 @@ static bool rule_cell_grad(qnet_verifier *v, const qnet_op *op) {
          qnet_expect_out(v, op, 2, qnet_tensor2(QNET_F64, ch, n));
 }
 
+static bool rule_moment_grad(qnet_verifier *v, const qnet_op *op) {
+  if (!rule_unary(v, op) || !qnet_expect_tensor(v, op, 2, QNET_F64, 2)) return false;
+  const int64_t n = qnet_in(op, 2)->dim[1];
+  return qnet_expect_in(v, op, 1, *qnet_in(op, 0)) &&
+         qnet_expect_in(v, op, 2, qnet_tensor2(QNET_F64, 1, n)) &&
+         qnet_expect_in(v, op, 3, qnet_tensor2(QNET_F64, 1, n)) &&
+         qnet_expect_in(v, op, 4, qnet_tensor2(QNET_F32, 4, n));
+}
+
 static bool rule_code_stats(qnet_verifier *v, const qnet_op *op) {
   int64_t ch;
   if (!qnet_expect_tensor(v, op, 0, QNET_F32, QNET_ANY_RANK) ||
@@ -360,6 +369,7 @@ qnet_rule qnet_rule_nn(int opcode) {
       [QNET_OP_QUANTIZE] = rule_quantize,
       [QNET_OP_QUANTIZE_GRAD] = rule_quantize_grad,
       [QNET_OP_CELL_GRAD] = rule_cell_grad,
+      [QNET_OP_MOMENT_GRAD] = rule_moment_grad,
       [QNET_OP_CODE_STATS] = rule_code_stats,
       [QNET_OP_SOFTMAX_CROSS_ENTROPY] = rule_softmax_cross_entropy,
       [QNET_OP_SGD] = rule_sgd,

@@ -1,5 +1,6 @@
-/* insert-quantizers{quantizer=lqnets,weights=2,activations=2,grid=127,first=0,last=0}: puts a
- * learned quantizer before the input and the weight of every convolution and dense layer of @eval.
+/* insert-quantizers{quantizer=lqnets,weights=2,activations=2,grid=127,planes=0,first=0,last=0}:
+ * puts a learned quantizer before the input and the weight of every convolution and dense layer of
+ * @eval.
  *
  * activation_quantizer: the method of the activations when it is not that of the weights.
  * first, last: what the first and the last layer in program order get: 0 leaves them f32, 8 means
@@ -13,12 +14,12 @@
 #include "passes/quantizer_state.h"
 #include <string.h>
 
-enum { UNIFORM_BITS = 8, LIKE_OTHERS = -1, MAX_GRID = 127 };
+enum { UNIFORM_BITS = 8, LIKE_OTHERS = -1, MAX_GRID = 127, MAX_PLANE_BITS = 4, MAX_PLANES = 15 };
 
 /* How one layer is to be quantized, by qnet_role; quantizers NULL: not at all. */
 typedef struct layer_spec {
   const qnet_quantizer *quantizer[2];
-  int bits[2], grid;
+  int bits[2], grid, planes;
 } layer_spec;
 
 static bool is_layer(const qnet_op *op) {
@@ -65,6 +66,25 @@ static qnet_status read_role(const qnet_pass_context *c, qnet_role role, const c
   return QNET_OK;
 }
 
+/* planes = K, no fewer than the bits, for those of the two methods that take it. */
+static qnet_status read_planes(const qnet_pass_context *c, layer_spec *out) {
+  const int64_t planes = qnet_pass_option_int(c, "planes", 0);
+  int bits = 0;
+  if (planes == 0) return QNET_OK;
+  for (int role = 0; role < 2; role++)
+    if (out->quantizer[role]->takes_planes && out->bits[role] > bits) bits = out->bits[role];
+  if (bits == 0)
+    return qnet_error(c->diag, QNET_NO_LOC, "'%s' takes no number of planes; lcq does",
+                      out->quantizer[0]->name);
+  if (bits > MAX_PLANE_BITS || planes < bits || planes > MAX_PLANES)
+    return qnet_error(c->diag, QNET_NO_LOC,
+                      "planes = %lld with %d bits; planes are for up to %d bits, and from as many "
+                      "as bits to %d",
+                      (long long)planes, bits, MAX_PLANE_BITS, MAX_PLANES);
+  out->planes = (int)planes;
+  return QNET_OK;
+}
+
 static qnet_status read_spec(const qnet_pass_context *c, layer_spec *out) {
   const qnet_quantizer **q = out->quantizer;
   QNET_TRY(find_quantizer(c, "quantizer", &qnet_quantizer_lqnets, &q[QNET_ROLE_WEIGHT]));
@@ -77,7 +97,7 @@ static qnet_status read_spec(const qnet_pass_context *c, layer_spec *out) {
     return qnet_error(c->diag, QNET_NO_LOC, "insert-quantizers: grid = %lld is not in 15..127",
                       (long long)grid);
   out->grid = (int)grid;
-  return QNET_OK;
+  return read_planes(c, out);
 }
 
 /* What the policy option `key` (first, last) makes of the others' spec. */
@@ -89,8 +109,10 @@ static qnet_status edge_spec(const qnet_pass_context *c, const char *key, const 
   if (policy == 0)
     out->quantizer[0] = out->quantizer[1] = NULL;
   else if (policy == UNIFORM_BITS)
-    *out = (layer_spec){
-        {&qnet_quantizer_uniform, &qnet_quantizer_uniform}, {UNIFORM_BITS, UNIFORM_BITS}, MAX_GRID};
+    *out = (layer_spec){{&qnet_quantizer_uniform, &qnet_quantizer_uniform},
+                        {UNIFORM_BITS, UNIFORM_BITS},
+                        MAX_GRID,
+                        0};
   else
     return qnet_error(c->diag, QNET_NO_LOC,
                       "insert-quantizers: %s = %lld; it is 0 (f32), 8 (8 bit) or -1 (like the "
@@ -127,6 +149,10 @@ static const char *layer_name(qnet_module *m, const qnet_op *op) {
   return qnet_arena_strndup(&m->arena, symbol, length - (sizeof suffix - 1));
 }
 
+static int planes_of(const layer_spec *spec, qnet_role role) {
+  return spec->quantizer[role]->takes_planes ? spec->planes : 0;
+}
+
 static qnet_status quantize_operand(qnet_module *m, const qnet_pass_context *c, qnet_op *op,
                                     int index, const qnet_quantizer_site *site) {
   const qnet_quantizer *q = site->quantizer;
@@ -154,6 +180,7 @@ static qnet_status quantize_layer(qnet_module *m, const qnet_pass_context *c, qn
                                .bits = spec->bits[QNET_ROLE_ACTIVATION],
                                .channels = 1,
                                .grid = spec->grid,
+                               .planes = planes_of(spec, QNET_ROLE_ACTIVATION),
                                .is_signed = !is_non_negative(op->operand[0])};
   qnet_quantizer_site weight = {
       .quantizer = spec->quantizer[QNET_ROLE_WEIGHT],
@@ -162,6 +189,7 @@ static qnet_status quantize_layer(qnet_module *m, const qnet_pass_context *c, qn
       .bits = spec->bits[QNET_ROLE_WEIGHT],
       .channels = spec->quantizer[QNET_ROLE_WEIGHT]->per_layer ? 1 : (int)w->dim[0],
       .grid = spec->grid,
+      .planes = planes_of(spec, QNET_ROLE_WEIGHT),
       .fan = w->rank == 4 ? w->dim[0] * w->dim[1] * w->dim[2] : w->dim[0]};
   if (input.name == NULL || weight.name == NULL) return qnet_out_of_memory(c->diag);
   if (qnet_symbol_find(m, qnet_arena_printf(&m->arena, "%s.level", input.name)) != NULL)

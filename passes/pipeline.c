@@ -32,8 +32,8 @@ static const qnet_pass passes[] = {
   {"batch", qnet_pass_batch, NN, NN, 0, 0, 0, "n:int",
    "sets the batch of @eval"},
   {"insert-quantizers", qnet_pass_insert_quantizers, NN, NN, 0, QUANTIZERS, 0,
-   "quantizer:word activation_quantizer:word weights:int activations:int grid:int first:int "
-   "last:int",
+   "quantizer:word activation_quantizer:word weights:int activations:int grid:int "
+   "planes:int first:int last:int",
    "puts nn.quantize before the weights and inputs of layers that are to be quantized"},
   {"autodiff", qnet_pass_autodiff, NN, NN, 0, 0, 0,
    "optimizer:word momentum:float weight_decay:float nesterov:int beta1:float beta2:float "

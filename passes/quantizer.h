@@ -18,6 +18,7 @@ typedef struct qnet_quantizer_site {
   qnet_role role;
   int bits, channels; /* channels == 1 for activations */
   int grid;           /* integer levels lie in -grid..grid or 0..grid; 15..127 */
+  int planes;         /* LCQ: levels take no more planes than this; 0: as many as they take */
   bool is_signed;     /* activation that may be negative (the stem's input at 8 bits) */
   int64_t fan;        /* weights: kernel_h * kernel_w * Cout (initial basis) */
   int64_t inputs;     /* activations: channels of the quantized tensor */
@@ -36,6 +37,7 @@ typedef struct qnet_quantizer {
   const void *method;     /* for hooks that several methods share (quantizers/scaled_set.h) */
   qnet_bit_range bits[2]; /* by qnet_role */
   bool per_layer;         /* one table for all filters of a weight */
+  bool takes_planes;      /* the site's `planes` */
   bool by_channel;        /* `update` wants the statistics of activations channel by channel */
   bool keeps_scores;      /* latent weights only select codes: they do not decay */
   double decay;           /* of site->decay, where the recipe asks for no other */
@@ -63,6 +65,10 @@ typedef struct qnet_quantizer {
   int (*cell_count)(const qnet_quantizer_site *s);
   /* bound[channels][n - 1] ascending, slope[channels][n], tilt[channels][n]. */
   void (*cells)(const qnet_quantizer_site *s, float *bound, float *slope, float *tilt);
+  /* Where the gradient of a weight goes on to all weights of the layer through statistics of
+   * theirs: every dx gets a + b x more, a = sum of share[0] dy + share[1] dyx over the cells, b
+   * likewise from share[2], share[3]; share[4][n]. For one table a layer. NULL: it does not. */
+  void (*moments)(const qnet_quantizer_site *s, float *share);
   /* One step of the parameters; dy, dyx: [channels][n]; lr: of the step. NULL: none is learned. */
   void (*learn)(qnet_quantizer_site *s, const double *dy, const double *dyx, double lr);
 
@@ -95,8 +101,9 @@ qnet_quantizer_site qnet_quantizer_site_of(const qnet_op *op);
 
 /* The usual IR builders. forward: nn.quantize on the symbols SITE.threshold, SITE.level, SITE.perm;
  * straight_through: the gradient as it is for weights, nn.quantize_grad with `mask` for
- * activations; cells: nn.cell_grad on SITE.bound, .slope, .tilt, its sums into SITE.dy, SITE.dyx;
- * stats: nn.code_stats into SITE.count, SITE.sum. */
+ * activations; cells: nn.cell_grad on SITE.bound, .slope, .tilt, its sums into SITE.dy, SITE.dyx,
+ * and nn.moment_grad on SITE.share for a weight whose method has `moments`; stats: nn.code_stats
+ * into SITE.count, SITE.sum. */
 qnet_value *qnet_quantizer_emit_forward(qnet_builder *b, const qnet_quantizer_site *s,
                                         qnet_value *x, qnet_value **code);
 qnet_value *qnet_quantizer_emit_straight_through(qnet_builder *b, const qnet_op *forward,

@@ -73,6 +73,7 @@ static bool all_finite(const float *x, int64_t n) {
 static void write_cells(const qnet_site_state *s) {
   if (s->bound == NULL || s->slope == NULL || s->tilt == NULL) return;
   s->quantizer->cells(&s->site, s->bound->blob->data, s->slope->blob->data, s->tilt->blob->data);
+  if (s->share != NULL) s->quantizer->moments(&s->site, s->share->blob->data);
 }
 
 /* Writes threshold, level and perm of all channels. */
@@ -110,7 +111,7 @@ static qnet_status refresh_site(const qnet_site_state *s, bool frozen, const qne
 /* Fetches the blobs: they may have been replaced since the last call. */
 static qnet_status bind(qnet_site_state *s, const qnet_allocator *a, qnet_diag *d) {
   qnet_symbol *const own[] = {s->threshold, s->level, s->perm, s->param,
-                              s->bound,     s->slope, s->tilt};
+                              s->bound,     s->slope, s->tilt, s->share};
   const bool fresh = s->param->blob == NULL;
   for (size_t i = 0; i < sizeof own / sizeof *own; i++)
     if (own[i] != NULL) QNET_TRY(require_blob(own[i], a, d));
@@ -168,6 +169,7 @@ static qnet_status describe_site(qnet_module *m, const qnet_op *op, qnet_site_st
   s->tilt = find(m, name, "tilt");
   s->dy = find(m, name, "dy");
   s->dyx = find(m, name, "dyx");
+  s->share = find(m, name, "share");
   const qnet_op *source = op->operand[0]->def;
   if (s->site.role == QNET_ROLE_WEIGHT && source != NULL && source->opcode == QNET_OP_READ)
     s->weight = qnet_op_symbol(m, source, "sym");
@@ -187,6 +189,8 @@ static bool fits_cells(const qnet_site_state *s) {
   bool good = qnet_type_elements(s->bound->type) == channels * (n - 1);
   for (size_t i = 0; i < sizeof cells / sizeof *cells; i++)
     good = good && cells[i] != NULL && qnet_type_elements(cells[i]->type) == channels * n;
+  if (s->share != NULL)
+    good = good && s->quantizer->moments != NULL && qnet_type_elements(s->share->type) == 4 * n;
   return good;
 }
 
@@ -204,7 +208,7 @@ static qnet_status check_site(const qnet_site_state *s, qnet_diag *d) {
   if (s->count != NULL && s->sum != NULL)
     good = good && qnet_type_elements(s->count->type) == rows * codes &&
            qnet_type_elements(s->sum->type) == rows * codes;
-  if (s->bound != NULL) good = good && fits_cells(s);
+  if (s->bound != NULL || s->share != NULL) good = good && s->bound != NULL && fits_cells(s);
   if (s->weight != NULL)
     good = good && channels == (s->quantizer->per_layer ? 1 : s->weight->type->dim[0]);
   if (good) return QNET_OK;

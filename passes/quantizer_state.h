@@ -12,6 +12,7 @@ typedef struct qnet_site_state {
   qnet_symbol *threshold, *level, *perm, *param;
   qnet_symbol *count, *sum; /* NULL without @step, and where the method needs no statistics */
   qnet_symbol *bound, *slope, *tilt, *dy, *dyx; /* of nn.cell_grad; NULL likewise */
+  qnet_symbol *share;                           /* of nn.moment_grad; NULL likewise */
   qnet_symbol *weight;                          /* the latent weights; NULL for activations */
   qnet_loc loc;
 } qnet_site_state;

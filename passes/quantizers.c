@@ -75,6 +75,7 @@ qnet_quantizer_site qnet_quantizer_site_of(const qnet_op *op) {
                                .bits = (int)qnet_op_int(op, "bits", 0),
                                .channels = (int)op->operand[2]->type->dim[0],
                                .grid = (int)qnet_op_int(op, "grid", 127),
+                               .planes = (int)qnet_op_int(op, "planes", 0),
                                .is_signed = qnet_op_int(op, "signed", 0) != 0,
                                .fan = qnet_op_int(op, "fan", 0),
                                .inputs = x->rank > 0 ? x->dim[x->rank - 1] : 1,
@@ -125,6 +126,7 @@ qnet_value *qnet_quantizer_emit_forward(qnet_builder *b, const qnet_quantizer_si
   qnet_op_set_string(m, op, "site", s->name);
   qnet_op_set_string(m, op, "role", weight ? "weight" : "activation");
   qnet_op_set_int(m, op, "grid", s->grid);
+  if (s->planes > 0) qnet_op_set_int(m, op, "planes", s->planes);
   if (weight) qnet_op_set_int(m, op, "fan", s->fan);
   if (s->is_signed) qnet_op_set_int(m, op, "signed", 1);
   if (code != NULL) *code = qnet_op_result(op, 1);
@@ -141,6 +143,14 @@ qnet_value *qnet_quantizer_emit_straight_through(qnet_builder *b, const qnet_op 
   qnet_op_set_int(b->module, dx->def, "axis", qnet_op_int(forward, "axis", -1));
   qnet_op_set_string(b->module, dx->def, "mask", mask);
   return dx;
+}
+
+/* What reaches all weights of the layer; `cells` is the nn.cell_grad. */
+static qnet_value *emit_moments(qnet_builder *b, const qnet_quantizer_site *s, qnet_op *cells) {
+  const int64_t n = s->quantizer->cell_count(s);
+  qnet_value *operands[] = {&cells->result[0], cells->operand[0], &cells->result[1],
+                            &cells->result[2], read_symbol(b, s->name, "share", QNET_F32, 4, n)};
+  return qnet_build1(b, QNET_OP_MOMENT_GRAD, operands, 5, cells->result[0].type);
 }
 
 qnet_value *qnet_quantizer_emit_cells(qnet_builder *b, const qnet_op *forward, qnet_value *dy) {
@@ -162,7 +172,8 @@ qnet_value *qnet_quantizer_emit_cells(qnet_builder *b, const qnet_op *forward, q
   if (by_dy == NULL || by_dyx == NULL) return NULL;
   qnet_build_write(b, by_dy, qnet_op_result(op, 1));
   qnet_build_write(b, by_dyx, qnet_op_result(op, 2));
-  return qnet_op_result(op, 0);
+  if (s.role != QNET_ROLE_WEIGHT || s.quantizer->moments == NULL) return qnet_op_result(op, 0);
+  return emit_moments(b, &s, op);
 }
 
 void qnet_quantizer_emit_stats(qnet_builder *b, const qnet_op *forward) {

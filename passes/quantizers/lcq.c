@@ -4,14 +4,19 @@
  *     Q(x) = sign(x) alpha g^-1(round(s g(|x| / alpha)) / s),   s = 2^(b-1) - 1 or 2^b - 1
  *
  * The pieces are equally wide on the axis of x, of heights softmax(theta). Weights are normalised
- * by the layer's mean and deviation (taken as constants), and values are multiplied back by the
- * deviation: limited weight normalisation.
+ * by the layer's mean and deviation, and values are multiplied back by the deviation: limited
+ * weight normalisation. The gradient goes through both.
  *
  * Gradients: round is straight through; theta gets the exact chain rule. x and alpha get it too in
  * "lcq_exact"; in "lcq" the slopes of compression and expansion count as cancelling, so that dQ/dx
- * is 1 inside the clip range. Gradients of alpha and theta are multiplied by sqrt(s / N). */
+ * is 1 inside the clip range. Gradients of alpha and theta are multiplied by sqrt(s / N).
+ *
+ * With planes = K the levels are the nearest that take K planes (plane_fit.h; of a weight one is
+ * the sign, K - 1 are of the magnitude). Thresholds stay those of the companding function. The
+ * gradient is that of the fitted level, on top of what x moves within its cell. */
 #include "passes/quantizers/lcq.h"
 #include "passes/quantizers/learning.h"
+#include "passes/quantizers/plane_fit.h"
 #include <float.h>
 #include <math.h>
 
@@ -67,14 +72,22 @@ typedef struct curve {
   double alpha, mean, deviation;
   double p[K], slope[K], beta[K + 1];
   int top;
+  int planes; /* of the magnitude; 0: levels are free */
 } curve;
+
+static int magnitude_planes(const qnet_quantizer_site *s) {
+  const int planes = has_sign(s) ? s->planes - 1 : s->planes;
+  if (s->planes == 0 || qnet_plane_fit_is_free(top_of(s) + 1, planes)) return 0;
+  return planes;
+}
 
 static curve curve_of(const qnet_quantizer_site *s) {
   const float *param = s->param;
   curve c = {.alpha = (double)param[ALPHA],
              .mean = (double)param[MEAN],
              .deviation = (double)param[DEVIATION],
-             .top = top_of(s)};
+             .top = top_of(s),
+             .planes = magnitude_planes(s)};
   double largest = (double)param[THETA], sum = 0;
   for (int k = 1; k < K; k++)
     largest = fmax(largest, (double)param[THETA + k]);
@@ -99,6 +112,17 @@ static int piece_of_height(const curve *c, double y) {
 static double expand(const curve *c, double y) {
   const int k = piece_of_height(c, y);
   return fmin(1, (y - c->beta[k]) / c->slope[k] + (double)k / K);
+}
+
+/* The levels over alpha, [top + 1]; the free ones are those of the companding function. */
+static void free_values(const curve *c, double *value) {
+  for (int q = 0; q <= c->top; q++)
+    value[q] = expand(c, (double)q / c->top);
+}
+
+static void values_of(const curve *c, double *value) {
+  free_values(c, value);
+  if (c->planes > 0) qnet_plane_fit(value, c->top + 1, c->planes, value);
 }
 
 /* |x| / alpha of the threshold between the levels q - 1 and q. */
@@ -165,17 +189,37 @@ typedef struct partials {
   double alpha, slope[K], beta[K];
 } partials;
 
+/* Adds `gain` times the gradient of the free level q. */
+static void add_level(const curve *c, int q, double gain, partials *g) {
+  const double y = (double)q / c->top;
+  const int j = piece_of_height(c, y);
+  g->slope[j] -= gain / c->slope[j] * (y - c->beta[j]) / c->slope[j];
+  g->beta[j] -= gain / c->slope[j];
+}
+
 /* dy: sum of sign dy, dyv: sum of sign dy |x| / alpha in this cell. */
 static void add_cell(const curve *c, bool exact, const cell *at, double dy, double dyv,
                      partials *g) {
-  const double y = (double)at->q / c->top;
-  const int i = at->i, j = piece_of_height(c, y);
+  const int i = at->i, j = piece_of_height(c, (double)at->q / c->top);
   const double gain = c->alpha / c->slope[j];
-  g->alpha += expand(c, y) * dy - (exact ? c->slope[i] / c->slope[j] : 1) * dyv;
+  g->alpha -= (exact ? c->slope[i] / c->slope[j] : 1) * dyv;
   g->slope[i] += gain * (dyv - dy * i / K);
-  g->slope[j] -= gain * dy * (y - c->beta[j]) / c->slope[j];
   g->beta[i] += gain * dy;
-  g->beta[j] -= gain * dy;
+}
+
+/* The part of the levels; dy: sums of sign dy by level, those of clipped values with the last. */
+static void add_levels(const curve *c, const double *dy, partials *g) {
+  double value[QNET_MAX_LEVELS], dvalue[QNET_FIT_MAX];
+  values_of(c, value);
+  for (int q = 0; q <= c->top; q++)
+    g->alpha += value[q] * dy[q];
+  if (c->planes > 0) {
+    free_values(c, value);
+    qnet_plane_fit_gradient(value, c->top + 1, c->planes, dy, dvalue);
+    dy = dvalue;
+  }
+  for (int q = 0; q <= c->top; q++)
+    add_level(c, q, c->alpha * dy[q], g);
 }
 
 /* Through heights and softmax. */
@@ -198,16 +242,50 @@ qnet_lcq_gradient qnet_lcq_gradients(const qnet_quantizer_site *s, const double 
   const int n = side_cells(&c, side), zero = has_sign(s) ? n : 0;
   const double unit = c.deviation * c.alpha;
   partials g = {0};
+  double by_level[QNET_MAX_LEVELS] = {0};
   for (int m = 0; m < n; m++) {
     const int right = zero + 1 + m, left = zero - m;
     add_cell(&c, is_exact(s), &side[m], dy[right], (dyx[right] - c.mean * dy[right]) / unit, &g);
-    if (has_sign(s))
-      add_cell(&c, is_exact(s), &side[m], -dy[left], (dyx[left] - c.mean * dy[left]) / unit, &g);
+    by_level[side[m].q] += dy[right];
+    if (!has_sign(s)) continue;
+    add_cell(&c, is_exact(s), &side[m], -dy[left], (dyx[left] - c.mean * dy[left]) / unit, &g);
+    by_level[side[m].q] -= dy[left];
   }
-  g.alpha += dy[zero + n + 1] - (has_sign(s) ? dy[0] : 0);
+  by_level[c.top] += dy[zero + n + 1] - (has_sign(s) ? dy[0] : 0);
+  add_levels(&c, by_level, &g);
   qnet_lcq_gradient out = {.alpha = c.deviation * g.alpha};
   theta_gradient(&c, &g, out.theta);
   return out;
+}
+
+/* The gradient goes on to all weights through mean and deviation: with n = (x - mean) / deviation,
+ * d value / d mean = -slope, d value / d deviation = Q(n) - slope n, and of those by a weight 1 / N
+ * and n / (N - 1). */
+static void moments(const qnet_quantizer_site *s, float *share) {
+  const curve c = curve_of(s);
+  cell side[K + QNET_MAX_LEVELS];
+  float bound[QNET_MAX_CELLS], slope[QNET_MAX_CELLS], tilt[QNET_MAX_CELLS];
+  double value[QNET_MAX_LEVELS], q[QNET_MAX_CELLS];
+  const int n = side_cells(&c, side), count = cell_count(s);
+  cells(s, bound, slope, tilt);
+  values_of(&c, value);
+  q[count - 1] = c.alpha * value[c.top];
+  q[0] = -q[count - 1];
+  for (int m = 0; m < n; m++) {
+    q[n + 1 + m] = c.alpha * value[side[m].q];
+    q[n - m] = -q[n + 1 + m];
+  }
+  const double elements = fmax(2, (double)s->elements);
+  const double unit = 1 / ((elements - 1) * c.deviation);
+  for (int k = 0; k < count; k++) {
+    const double rate = (double)slope[k];
+    const double by_dy = unit * (q[k] + rate * c.mean / c.deviation);
+    const double by_dyx = -unit * rate / c.deviation;
+    share[k] = (float)(-rate / elements - c.mean * by_dy);
+    share[count + k] = (float)(-c.mean * by_dyx);
+    share[2 * count + k] = (float)by_dy;
+    share[3 * count + k] = (float)by_dyx;
+  }
 }
 
 /* Softmax knows differences alone: theta is kept around 0 and within its span. */
@@ -279,8 +357,10 @@ static void fit(qnet_quantizer_site *s, const float *x, int64_t n) {
 static int levels(const qnet_quantizer_site *s, float *level) {
   const curve c = curve_of(s);
   const int zero = has_sign(s) ? c.top : 0;
+  double value[QNET_MAX_LEVELS];
+  values_of(&c, value);
   for (int k = 0; k <= c.top; k++) {
-    const float x = (float)(c.deviation * c.alpha * expand(&c, (double)k / c.top));
+    const float x = (float)(c.deviation * c.alpha * value[k]);
     level[zero + k] = x;
     if (has_sign(s)) level[zero - k] = -x;
   }
@@ -291,21 +371,29 @@ static int32_t gcd(int32_t a, int32_t b) {
   return b == 0 ? a : gcd(b, a % b);
 }
 
+/* Integers 0..grid for the values; returns what stands for their end. */
+static int32_t snap(const curve *c, int32_t grid, const double *value, int32_t *integer) {
+  if (c->planes > 0) return qnet_plane_fit_snap(value, c->top + 1, c->planes, grid, integer);
+  for (int k = 0; k <= c->top; k++)
+    integer[k] = (int32_t)floor(grid * value[k] + 0.5);
+  return grid;
+}
+
 static int freeze(const qnet_quantizer_site *s, float *scale, int32_t *level) {
   const curve c = curve_of(s);
   const int zero = has_sign(s) ? c.top : 0;
   for (int i = 0; i < QNET_LCQ_PARAMS; i++)
     if (!isfinite(s->param[i])) return 0;
-  int32_t divisor = 0;
-  for (int k = 0; k <= c.top; k++) {
-    level[zero + k] = (int32_t)floor(s->grid * expand(&c, (double)k / c.top) + 0.5);
+  double value[QNET_MAX_LEVELS];
+  values_of(&c, value);
+  int32_t divisor = 0, end = snap(&c, s->grid, value, level + zero);
+  for (int k = 0; k <= c.top; k++)
     divisor = gcd(level[zero + k], divisor);
-  }
   for (int k = 0; k <= c.top; k++) {
     level[zero + k] /= divisor;
     if (has_sign(s)) level[zero - k] = -level[zero + k];
   }
-  *scale = fmaxf((float)(c.deviation * c.alpha * divisor / s->grid), FLT_MIN);
+  *scale = fmaxf((float)(c.deviation * c.alpha * value[c.top] * divisor / end), FLT_MIN);
   return level_count(s);
 }
 
@@ -322,11 +410,11 @@ static bool thresholds(const qnet_quantizer_site *s, int channel, float *thresho
 }
 
 #define LCQ_HOOKS                                                                                  \
-  .bits = {{2, 8}, {1, 8}}, .per_layer = true, .param_count = param_count,                         \
+  .bits = {{2, 8}, {1, 8}}, .per_layer = true, .takes_planes = true, .param_count = param_count,   \
   .level_count = level_count, .init = init, .emit_forward = qnet_quantizer_emit_forward,           \
   .emit_backward = qnet_quantizer_emit_cells, .cell_count = cell_count, .cells = cells,            \
-  .learn = learn, .follow = follow, .fit = fit, .levels = levels, .freeze = freeze,                \
-  .thresholds = thresholds
+  .moments = moments, .learn = learn, .follow = follow, .fit = fit, .levels = levels,              \
+  .freeze = freeze, .thresholds = thresholds
 
 const qnet_quantizer qnet_quantizer_lcq = {
     .name = "lcq",

@@ -191,14 +191,16 @@ static void test_defaults(void **state) {
 static void test_declarations(void **state) {
   (void)state;
   qnet_program p;
-  expect_net("quantize lqnets(weights = 1, activations = 3, grid = 15) except last, first = 8\n"
-             "train { epochs = 2 * 3  optimizer = sgd(lr = 1, weight_decay = 0)\n"
-             "  schedule = constant  label_smoothing = 0.1 }\n"
-             "return image |> flatten |> dense(classes)\n",
-             &p);
-  assert_int_equal(p.quant.weight_bits, 1);
+  expect_net(
+      "quantize lcq(weights = 2, activations = 3, grid = 15, planes = 3) except last, first = 8\n"
+      "train { epochs = 2 * 3  optimizer = sgd(lr = 1, weight_decay = 0)\n"
+      "  schedule = constant  label_smoothing = 0.1 }\n"
+      "return image |> flatten |> dense(classes)\n",
+      &p);
+  assert_int_equal(p.quant.weight_bits, 2);
   assert_int_equal(p.quant.activation_bits, 3);
   assert_int_equal(p.quant.grid, 15);
+  assert_int_equal(p.quant.planes, 3);
   assert_int_equal(p.quant.first_bits, 8);
   assert_int_equal(p.quant.last_bits, 0);
   assert_int_equal(p.recipe.epochs, 6);

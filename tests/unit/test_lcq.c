@@ -1,6 +1,8 @@
 /* The quantizers "lcq" and "lcq_exact": known levels, thresholds and gradients, gradients against
  * finite differences with the rounding frozen, fit and snapping. */
+#include "passes/planes.h"
 #include "passes/quantizers/lcq.h"
+#include "passes/quantizers/plane_fit.h"
 #include "tests/unit/quantizer_test.h"
 
 enum { K = QNET_LCQ_PIECES, GROUPS = 4 };
@@ -85,6 +87,7 @@ static void test_known_gradients(void **state) {
 
 typedef struct model {
   double alpha, mean, deviation, theta[K];
+  int top, planes; /* of the magnitude; 0: free */
 } model;
 
 static void heights_of(const model *m, double *p) {
@@ -113,43 +116,167 @@ static double expand(const model *m, double y) {
   return (y / p[k] + k) / K;
 }
 
-/* The value when rounding adds `offset`. */
-static double smooth(const model *m, double x, double offset) {
-  const double n = (x - m->mean) / m->deviation, v = fabs(n) / m->alpha;
-  const double size = v >= 1 ? 1 : expand(m, compress(m, v) + offset);
-  return m->deviation * m->alpha * (n < 0 ? -size : size);
+static double size_of(const model *m, double x) {
+  return fabs(x - m->mean) / m->deviation / m->alpha;
 }
 
+/* The level that x is rounded to, and what rounding adds. */
+static int level_of(const model *m, double x) {
+  return (int)round(m->top * compress(m, fmin(1, size_of(m, x))));
+}
+
+static double offset_of(const model *m, double x) {
+  return (double)level_of(m, x) / m->top - compress(m, fmin(1, size_of(m, x)));
+}
+
+/* What fitting to planes adds to a level. */
+static double shift_of(const model *m, int level) {
+  double value[QNET_FIT_MAX], fitted[QNET_FIT_MAX];
+  if (m->planes == 0) return 0;
+  for (int q = 0; q <= m->top; q++)
+    value[q] = q < m->top ? expand(m, (double)q / m->top) : 1;
+  qnet_plane_fit(value, m->top + 1, m->planes, fitted);
+  return fitted[level] - value[level];
+}
+
+/* The value when x is rounded to `level` by adding `offset`. */
+static double smooth(const model *m, double x, int level, double offset) {
+  const double v = size_of(m, x), shift = shift_of(m, level);
+  const double size = v >= 1 ? 1 : expand(m, compress(m, v) + offset);
+  return m->deviation * m->alpha * (x < m->mean ? -size - shift : size + shift);
+}
+
+static qnet_quantizer_site random_site(const qnet_quantizer *q, qnet_role role, int bits,
+                                       int planes, uint64_t *seed, float *param, model *m) {
+  qnet_quantizer_site s = make(q, role, bits, param);
+  const bool weight = role == QNET_ROLE_WEIGHT;
+  s.planes = planes;
+  *m = (model){.alpha = 2,
+               .mean = weight ? 0.125 : 0,
+               .deviation = weight ? 0.75 : 1,
+               .top = (1 << (weight ? bits - 1 : bits)) - 1,
+               .planes = planes > 0 && weight ? planes - 1 : planes};
+  if (m->planes >= m->top) m->planes = 0;
+  param[QNET_LCQ_MEAN] = (float)m->mean;
+  param[QNET_LCQ_DEVIATION] = (float)m->deviation;
+  for (int k = 0; k < K; k++)
+    m->theta[k] = (double)(param[QNET_LCQ_THETA + k] = test_float(seed));
+  return s;
+}
+
+static double parameter_slope(const model *m, int index, double x) {
+  const double h = 1e-6, offset = offset_of(m, x);
+  const int level = level_of(m, x);
+  model up = *m, down = *m;
+  *(index < 0 ? &up.alpha : &up.theta[index]) += h;
+  *(index < 0 ? &down.alpha : &down.theta[index]) -= h;
+  return (smooth(&up, x, level, offset) - smooth(&down, x, level, offset)) / 2 / h;
+}
+
+/* Weights and activations of 2, 3 and 4 bits, free and with planes. */
 static void test_exact_gradients(void **state) {
   (void)state;
   uint64_t seed = 11;
-  for (int trial = 0; trial < 40; trial++) {
+  for (int trial = 0; trial < 180; trial++) {
     const bool weight = trial % 2 == 0;
-    const int bits = 2 + trial / 2 % 3, top = (1 << (weight ? bits - 1 : bits)) - 1;
+    const int bits = 2 + trial / 2 % 3, extra = trial / 6 % 3;
     float param[TEST_MAX_PARAM];
-    qnet_quantizer_site s = make(&qnet_quantizer_lcq_exact,
-                                 weight ? QNET_ROLE_WEIGHT : QNET_ROLE_ACTIVATION, bits, param);
-    model m = {2, weight ? 0.125 : 0, weight ? 0.75 : 1, {0}};
-    param[QNET_LCQ_MEAN] = (float)m.mean;
-    param[QNET_LCQ_DEVIATION] = (float)m.deviation;
-    for (int k = 0; k < K; k++)
-      m.theta[k] = (double)(param[QNET_LCQ_THETA + k] = test_float(&seed));
-    const float x = weight ? 2 * test_float(&seed) : 2.2f * fabsf(test_float(&seed));
-    const double y = compress(&m, fmin(1, fabs((double)x - m.mean) / m.deviation / m.alpha));
-    const double offset = round(top * y) / top - y;
+    model m;
+    qnet_quantizer_site s =
+        random_site(&qnet_quantizer_lcq_exact, weight ? QNET_ROLE_WEIGHT : QNET_ROLE_ACTIVATION,
+                    bits, extra == 0 ? 0 : bits + extra - 1, &seed, param, &m);
+    const double x = (double)(weight ? 2 * test_float(&seed) : 2.2f * fabsf(test_float(&seed)));
+    const double h = 1e-6, offset = offset_of(&m, x), v = size_of(&m, x);
+    const int level = level_of(&m, x);
     test_sums sums;
-    test_point(&s, x, &sums);
+    test_point(&s, (float)x, &sums);
     const qnet_lcq_gradient g = qnet_lcq_gradients(&s, sums.dy, sums.dyx);
-    const double h = 1e-6;
     assert_near(sums.dx,
-                (smooth(&m, (double)x + h, offset) - smooth(&m, (double)x - h, offset)) / 2 / h,
+                (smooth(&m, x + h, level, offset) - smooth(&m, x - h, level, offset)) / 2 / h,
                 1e-3);
-    for (int k = -1; k < K; k++) {
-      model up = m, down = m;
-      *(k < 0 ? &up.alpha : &up.theta[k]) += h;
-      *(k < 0 ? &down.alpha : &down.theta[k]) -= h;
-      assert_near(k < 0 ? g.alpha : g.theta[k],
-                  (smooth(&up, (double)x, offset) - smooth(&down, (double)x, offset)) / 2 / h,
+    assert_near(test_quantize(&s, (float)x), smooth(&m, x, level, offset), 1e-5);
+    assert_near(g.alpha, parameter_slope(&m, -1, x), 1e-3);
+    for (int k = 0; k < K; k++)
+      assert_near(g.theta[k], parameter_slope(&m, k, x), 1e-3);
+    /* Slope 1: theta alike, x straight, alpha as if what x moves in its cell were v alpha. */
+    s.quantizer = &qnet_quantizer_lcq;
+    test_point(&s, (float)x, &sums);
+    const qnet_lcq_gradient straight = qnet_lcq_gradients(&s, sums.dy, sums.dyx);
+    const double sign = x < m.mean ? -1 : 1;
+    assert_near(sums.dx, v < 1, 0);
+    assert_near(straight.alpha,
+                smooth(&m, x, level, offset) / m.alpha - (v < 1 ? sign * m.deviation * v : 0),
+                1e-5);
+    for (int k = 0; k < K; k++)
+      assert_near(straight.theta[k], g.theta[k], 1e-12);
+  }
+}
+
+/* ---- limited weight normalisation -------------------------------------------------------------*/
+
+enum { WEIGHTS = 40 };
+
+/* sum dy Q of all weights, rounded as before one of them was moved. */
+static double layer_value(const model *before, const double *w, const double *dy, int moved,
+                          double by) {
+  model m = *before;
+  double mean = 0, square = 0, value = 0;
+  for (int i = 0; i < WEIGHTS; i++)
+    mean += (w[i] + (i == moved ? by : 0)) / WEIGHTS;
+  for (int i = 0; i < WEIGHTS; i++)
+    square += pow(w[i] + (i == moved ? by : 0) - mean, 2);
+  m.mean = mean;
+  m.deviation = sqrt(square / (WEIGHTS - 1));
+  for (int i = 0; i < WEIGHTS; i++)
+    value += dy[i] * smooth(&m, w[i] + (i == moved ? by : 0), level_of(before, w[i]),
+                            offset_of(before, w[i]));
+  return value;
+}
+
+/* dx, and what reaches every weight through mean and deviation, as nn.cell_grad and nn.moment_grad
+ * have it. */
+static void weight_gradients(const qnet_quantizer_site *s, const double *w, const double *dy,
+                             double *dx) {
+  float share[4 * QNET_MAX_CELLS];
+  double sum[4] = {0}, a, b;
+  s->quantizer->moments(s, share);
+  for (int i = 0; i < WEIGHTS; i++) {
+    test_sums one;
+    test_point(s, (float)w[i], &one);
+    dx[i] = dy[i] * one.dx;
+    for (int k = 0; k < one.n; k++)
+      for (int row = 0; row < 4; row++)
+        sum[row] += dy[i] * (double)share[row * one.n + k] * (row % 2 == 0 ? one.dy : one.dyx)[k];
+  }
+  a = sum[0] + sum[1];
+  b = sum[2] + sum[3];
+  for (int i = 0; i < WEIGHTS; i++)
+    dx[i] += a + b * w[i];
+}
+
+static void test_gradients_through_moments(void **state) {
+  (void)state;
+  uint64_t seed = 17;
+  for (int trial = 0; trial < 9; trial++) {
+    const int bits = 2 + trial % 3;
+    float param[TEST_MAX_PARAM], weight[WEIGHTS];
+    double w[WEIGHTS], dy[WEIGHTS], dx[WEIGHTS];
+    model m;
+    qnet_quantizer_site s = random_site(&qnet_quantizer_lcq_exact, QNET_ROLE_WEIGHT, bits,
+                                        trial < 6 ? 0 : bits, &seed, param, &m);
+    for (int i = 0; i < WEIGHTS; i++) {
+      w[i] = (double)(weight[i] = 0.3f + test_float(&seed) + test_float(&seed));
+      dy[i] = (double)test_float(&seed);
+    }
+    s.elements = WEIGHTS;
+    s.quantizer->follow(&s, weight, WEIGHTS);
+    m.mean = (double)param[QNET_LCQ_MEAN];
+    m.deviation = (double)param[QNET_LCQ_DEVIATION];
+    m.alpha = (double)(param[QNET_LCQ_ALPHA] = 1.5f); /* some are clipped */
+    weight_gradients(&s, w, dy, dx);
+    for (int i = 0; i < WEIGHTS; i++) {
+      const double h = 1e-6;
+      assert_near(dx[i], (layer_value(&m, w, dy, i, h) - layer_value(&m, w, dy, i, -h)) / 2 / h,
                   1e-3);
     }
   }
@@ -176,6 +303,39 @@ static void test_snapping(void **state) {
   assert_int_equal(qnet_quantizer_lcq.freeze(&s, &scale, level), 0);
 }
 
+/* Held to three planes at 3 / 3 bits, the frozen tables take no more, and stay near free ones. */
+static void test_plane_counts(void **state) {
+  (void)state;
+  uint64_t seed = 23;
+  for (int trial = 0; trial < 60; trial++) {
+    float param[TEST_MAX_PARAM], scale, level[2][QNET_MAX_LEVELS];
+    int32_t integer[QNET_MAX_LEVELS];
+    uint8_t identity[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+    model m;
+    qnet_arena arena;
+    qnet_arena_init(&arena, qnet_allocator_system());
+    qnet_quantizer_site s =
+        random_site(&qnet_quantizer_lcq, QNET_ROLE_WEIGHT, 3, 3, &seed, param, &m);
+    qnet_weight_planes weight;
+    assert_int_equal(s.quantizer->freeze(&s, &scale, integer), 7);
+    assert_true(qnet_planes_of_weight(&arena, integer, 7, 1, 4, &weight));
+    assert_true(weight.count <= 3);
+    s = random_site(&qnet_quantizer_lcq, QNET_ROLE_ACTIVATION, 3, 3, &seed, param, &m);
+    qnet_activation_planes activation;
+    assert_int_equal(s.quantizer->freeze(&s, &scale, integer), 8);
+    qnet_planes_of_activation(integer, identity, 8, &activation);
+    assert_true(activation.count <= 3);
+    s.quantizer->levels(&s, level[0]);
+    s.planes = 0;
+    s.quantizer->levels(&s, level[1]);
+    for (int k = 0; k < 8; k++) {
+      assert_near(scale * (float)integer[k], level[0][k], 3 * (double)scale);
+      assert_near(level[0][k], level[1][k], 0.25 * m.alpha);
+    }
+    qnet_arena_clear(&arena);
+  }
+}
+
 /* A fit starts uniform, normalised, near the best clip value. */
 static void test_fit(void **state) {
   (void)state;
@@ -196,7 +356,9 @@ int main(void) {
       cmocka_unit_test(test_tables),
       cmocka_unit_test(test_known_gradients),
       cmocka_unit_test(test_exact_gradients),
+      cmocka_unit_test(test_gradients_through_moments),
       cmocka_unit_test(test_snapping),
+      cmocka_unit_test(test_plane_counts),
       cmocka_unit_test(test_fit),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

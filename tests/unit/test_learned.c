@@ -135,6 +135,12 @@ static void test_methods(void **state) {
   }
 }
 
+/* The planes of every layer of LCQ at 3 / 3 bits, held to three. */
+static void test_planes(void **state) {
+  (void)state;
+  learn("lcq", "lcq", 3, 3, "planes=3,first=0,last=0");
+}
+
 /* The first layer too, whose input is not learned: its parameters still are. */
 static void test_all_layers(void **state) {
   (void)state;
@@ -150,6 +156,7 @@ static void test_all_layers(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_methods),
+      cmocka_unit_test(test_planes),
       cmocka_unit_test(test_all_layers),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

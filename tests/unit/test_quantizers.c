@@ -230,12 +230,43 @@ static void test_cell_grad(void **state) {
     }
 }
 
+/* Two cells: a = 0.5 * 2 + 1 * -1 = 0, plus 0.25 * 4 + 0 = 1; b = 2 * 2 + 0 - 0.5 * 4 + 1 * 3. */
+static void test_moment_grad(void **state) {
+  (void)state;
+  static const char text[] =
+      "module @t nn {\n"
+      "  func @step(%dx: tensor<3xf32>, %x: tensor<3xf32>, %dy: tensor<1x2xf64>, "
+      "%dyx: tensor<1x2xf64>, %share: tensor<4x2xf32>) {\n"
+      "    %0 = nn.moment_grad(%dx, %x, %dy, %dyx, %share) : tensor<3xf32>\n"
+      "    yield %0\n  }\n}\n";
+  static const float dx[] = {1, 2, 3}, x[] = {10, 0, -1};
+  static const float share[] = {0.5f, 1, 0.25f, 0, 2, 0, -0.5f, 1};
+  static const double dy[] = {2, -1}, dyx[] = {4, 3};
+  qnet_diag *d = qnet_diag_create(qnet_allocator_system());
+  qnet_module *m = test_parse(text, d);
+  qnet_blob *in[] = {test_blob(QNET_F32, 3, dx), test_blob(QNET_F32, 3, x),
+                     test_blob(QNET_F64, 2, dy), test_blob(QNET_F64, 2, dyx),
+                     test_blob(QNET_F32, 8, share)};
+  qnet_blob *out[1] = {NULL};
+  qnet_interp *interp = NULL;
+  assert_int_equal(qnet_interp_create(m, "step", &interp, d), QNET_OK);
+  assert_int_equal(qnet_interp_run(interp, in, 5, out, 1, d), QNET_OK);
+  static const float expected[] = {1 + 1 + 50, 2 + 1, 3 + 1 - 5};
+  assert_memory_equal(out[0]->data, expected, sizeof expected);
+  qnet_interp_destroy(interp);
+  test_release(in, 5);
+  test_release(out, 1);
+  qnet_module_destroy(m);
+  qnet_diag_destroy(d);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_properties),
       cmocka_unit_test(test_learning_stays_valid),
       cmocka_unit_test(test_decay),
       cmocka_unit_test(test_cell_grad),
+      cmocka_unit_test(test_moment_grad),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
