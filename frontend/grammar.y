@@ -98,8 +98,8 @@ static qnet_expr *binary(qnet_syntax *p, qnet_loc loc, qnet_binary_op op, qnet_l
 
 %type <expr> expr stage call normalize quantizer
 %type <exprs> exprs
-%type <arg> arg
-%type <args> args arguments
+%type <arg> arg role
+%type <args> args arguments roles
 %type <stmt> statement if input quantize train
 %type <stmts> statements body otherwise net_items
 %type <param> param
@@ -209,7 +209,18 @@ quantizer: IDENTIFIER       {
                               BUILT($$);
                             }
          | call
+         | roles            {
+                              $$ = qnet_expr_call(p->arena, @$, ident("quantize", @1), $1);
+                              BUILT($$);
+                            }
          ;
+
+roles: role                 { $$ = (qnet_arg_list){0}; qnet_arg_append(&$$, $1); }
+     | roles ',' role       { $$ = $1; qnet_arg_append(&$$, $3); }
+     ;
+
+role: IDENTIFIER '=' expr   { $$ = qnet_arg_new(p->arena, ident($1, @1), $3); BUILT($$); }
+    ;
 
 except: %empty              { $$ = (qnet_setting_list){0}; }
       | EXCEPT exceptions   { $$ = $2; }

@@ -1,5 +1,5 @@
 /* quantize QUANTIZER(weights = 2, activations = 2, grid = 127, planes = 3) except first, last = 8
- */
+ * quantize weights = QUANTIZER(bits = 2), activations = QUANTIZER(bits = 2) except first, last */
 #include "frontend/sema.h"
 
 #include <string.h>
@@ -68,15 +68,82 @@ static bool quantizer_arguments(qnet_sema *s, const qnet_expr *e, qnet_quant_spe
   return ok;
 }
 
+/* The name of a known quantizer, or NULL after an error. */
+static const char *resolve_quantizer(qnet_sema *s, const qnet_ident *name) {
+  const char *known = known_quantizer(name->text);
+  if (!known)
+    qnet_sema_misspelt(s, name->loc, qnet_nearest(name->text, quantizers, QUANTIZERS),
+                       "unknown quantizer '%s'", name->text);
+  return known;
+}
+
+/* weights = METHOD(bits = 2): the method and its bits. */
+static bool role_quantizer(qnet_sema *s, const qnet_arg *arg, const char **name, int *bits) {
+  static const qnet_sema_param params[] = {{"bits", QNET_PARAM_OPTIONAL}};
+  const qnet_expr *e = arg->value;
+  qnet_sema_value slot[1];
+  int64_t wanted = 2;
+  if (e->kind != QNET_EXPR_CALL) {
+    qnet_sema_error(s, e->loc, "'%s' takes a quantizer with its bits: %s = lsq(bits = 2)",
+                    arg->name.text, arg->name.text);
+    return false;
+  }
+  const qnet_sema_call call = {.callee = e->call.callee, .loc = e->loc, .args = &e->call.args};
+  *name = resolve_quantizer(s, &e->call.callee);
+  const bool ok = qnet_sema_arguments(s, &call, params, 1, slot) &&
+                  qnet_sema_to_int(s, &slot[0], "'bits'", 1, 8, &wanted);
+  *bits = (int)wanted;
+  return ok && *name;
+}
+
+static bool role_argument(qnet_sema *s, const qnet_arg *arg, qnet_quant_spec *q) {
+  static const char *const names[] = {"weights", "activations", "grid"};
+  int64_t grid = 127;
+  if (strcmp(arg->name.text, "weights") == 0)
+    return role_quantizer(s, arg, &q->quantizer, &q->weight_bits);
+  if (strcmp(arg->name.text, "activations") == 0)
+    return role_quantizer(s, arg, &q->activation_quantizer, &q->activation_bits);
+  if (strcmp(arg->name.text, "grid") == 0) {
+    const qnet_sema_value v = qnet_sema_eval(s, arg->value);
+    const bool ok = qnet_sema_to_int(s, &v, "'grid'", 15, 127, &grid);
+    q->grid = (int)grid;
+    return ok;
+  }
+  qnet_sema_misspelt(s, arg->name.loc, qnet_nearest(arg->name.text, names, 3),
+                     "'quantize' knows weights, activations and grid, not '%s'", arg->name.text);
+  return false;
+}
+
+/* weights = METHOD(...), activations = METHOD(...), grid = 127 */
+static bool quantizer_roles(qnet_sema *s, const qnet_expr *e, qnet_quant_spec *q) {
+  bool ok = true;
+  q->grid = 127;
+  for (const qnet_arg *a = e->call.args.first; a; a = a->next) {
+    for (const qnet_arg *before = e->call.args.first; before != a; before = before->next)
+      if (strcmp(before->name.text, a->name.text) == 0) {
+        qnet_sema_error(s, a->name.loc, "'%s' is given twice", a->name.text);
+        ok = false;
+      }
+    ok = role_argument(s, a, q) && ok;
+  }
+  if (!ok || (q->quantizer && q->activation_quantizer)) return ok;
+  qnet_sema_error(s, e->loc,
+                  "name a quantizer for both: weights = lsq(bits = 2), activations = "
+                  "lsq(bits = 2)");
+  return false;
+}
+
 void qnet_sema_quantize(qnet_sema *s, const qnet_stmt *stmt) {
   if (!qnet_sema_first(s, stmt, &s->quantize, "'quantize'")) return;
   const qnet_ident *callee = &stmt->value->call.callee;
   qnet_quant_spec q = {.first_bits = -1, .last_bits = -1, .loc = stmt->loc};
-  q.quantizer = known_quantizer(callee->text);
-  if (!q.quantizer)
-    qnet_sema_misspelt(s, callee->loc, qnet_nearest(callee->text, quantizers, QUANTIZERS),
-                       "unknown quantizer '%s'", callee->text);
-  const bool ok = quantizer_arguments(s, stmt->value, &q);
+  bool ok;
+  if (strcmp(callee->text, "quantize") == 0) { /* the keyword: no quantizer has this name */
+    ok = quantizer_roles(s, stmt->value, &q);
+  } else {
+    q.quantizer = resolve_quantizer(s, callee);
+    ok = quantizer_arguments(s, stmt->value, &q);
+  }
   for (const qnet_setting *e = stmt->settings.first; e; e = e->next)
     run_exception(s, e, &q);
   if (ok && q.quantizer) s->program->quant = q;

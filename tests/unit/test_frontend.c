@@ -262,6 +262,22 @@ static void test_quantizer_names(void **state) {
   }
 }
 
+/* A method each for weights and activations. */
+static void test_two_quantizers(void **state) {
+  (void)state;
+  qnet_program p;
+  expect_net("quantize weights = qil(bits = 3), activations = pact(2), grid = 15 except first\n"
+             "return image |> flatten |> dense(classes)\n",
+             &p);
+  assert_string_equal(p.quant.quantizer, "qil");
+  assert_string_equal(p.quant.activation_quantizer, "pact");
+  assert_int_equal(p.quant.weight_bits, 3);
+  assert_int_equal(p.quant.activation_bits, 2);
+  assert_int_equal(p.quant.grid, 15);
+  assert_int_equal(p.quant.first_bits, 0);
+  qnet_module_destroy(p.module);
+}
+
 static void test_windows(void **state) {
   (void)state;
   qnet_program p;
@@ -372,6 +388,12 @@ static void test_errors(void **state) {
       {"x = [1, [2]]\nreturn image |> flatten\n", 1, "not lists"},
       {"if image { x = 1 }\nreturn image |> flatten\n", 1, "must be true or false"},
       {"quantize lqnet\nreturn image |> flatten\n", 1, "did you mean 'lqnets'"},
+      {"quantize weights = lsq(2)\nreturn image |> flatten\n", 1, "name a quantizer for both"},
+      {"quantize weights = lsq(2), weights = lsq(2)\nreturn image |> flatten\n", 1, "given twice"},
+      {"quantize weights = lsq(2), activations = 2\nreturn image |> flatten\n", 1,
+       "takes a quantizer with its bits"},
+      {"quantize weights = lsq(2), activation = lsq(2)\nreturn image |> flatten\n", 1,
+       "did you mean 'activations'"},
       {"train { epochs = 0 }\nreturn image |> flatten\n", 1, "1..100000"},
       {"train { schedule = step(at = [5, 5]) }\nreturn image |> flatten\n", 1, "ascend"},
       {"input b: f32[1, 2, 3]\nreturn image |> flatten\n", 1, "second input"},
@@ -495,15 +517,16 @@ static void test_out_of_memory(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_examples),      cmocka_unit_test(test_fashion),
-      cmocka_unit_test(test_resnet),        cmocka_unit_test(test_defaults),
-      cmocka_unit_test(test_declarations),  cmocka_unit_test(test_adam_recipe),
-      cmocka_unit_test(test_augmentations), cmocka_unit_test(test_quantizer_names),
-      cmocka_unit_test(test_windows),       cmocka_unit_test(test_static_language),
-      cmocka_unit_test(test_slice_and_pad), cmocka_unit_test(test_locations),
-      cmocka_unit_test(test_errors),        cmocka_unit_test(test_overrides),
-      cmocka_unit_test(test_truncations),   cmocka_unit_test(test_byte_flips),
-      cmocka_unit_test(test_depth),         cmocka_unit_test(test_out_of_memory),
+      cmocka_unit_test(test_examples),        cmocka_unit_test(test_fashion),
+      cmocka_unit_test(test_resnet),          cmocka_unit_test(test_defaults),
+      cmocka_unit_test(test_declarations),    cmocka_unit_test(test_adam_recipe),
+      cmocka_unit_test(test_augmentations),   cmocka_unit_test(test_quantizer_names),
+      cmocka_unit_test(test_two_quantizers),  cmocka_unit_test(test_windows),
+      cmocka_unit_test(test_static_language), cmocka_unit_test(test_slice_and_pad),
+      cmocka_unit_test(test_locations),       cmocka_unit_test(test_errors),
+      cmocka_unit_test(test_overrides),       cmocka_unit_test(test_truncations),
+      cmocka_unit_test(test_byte_flips),      cmocka_unit_test(test_depth),
+      cmocka_unit_test(test_out_of_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
