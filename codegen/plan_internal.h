@@ -119,7 +119,7 @@ extern const qnet_plan_kernel qnet_plan_normalize, qnet_plan_relu, qnet_plan_add
 extern const qnet_plan_kernel qnet_plan_norm_stats, qnet_plan_norm_apply, qnet_plan_norm_grad_sums,
     qnet_plan_norm_grad_apply; /* plan_ops_norm.c */
 extern const qnet_plan_kernel qnet_plan_quantize, qnet_plan_quantize_filters,
-    qnet_plan_quantize_grad, qnet_plan_quantize_codes; /* plan_ops_quantize.c */
+    qnet_plan_quantize_grad, qnet_plan_quantize_codes, qnet_plan_round; /* plan_ops_quantize.c */
 extern const qnet_plan_kernel qnet_plan_cell_grad, qnet_plan_cell_grad_filters,
     qnet_plan_channel_stats; /* plan_ops_cell.c */
 extern const qnet_plan_kernel qnet_plan_slice, qnet_plan_pad;

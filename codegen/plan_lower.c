@@ -98,6 +98,7 @@ static const qnet_plan_kernel *const kernels[QNET_OP_COUNT] = {
     [QNET_OP_QUANT_AFFINE] = &qnet_plan_affine,
     [QNET_OP_BATCH_NORM] = &qnet_plan_batch_norm,
     [QNET_OP_QUANT_QUANTIZE] = &qnet_plan_quantize_codes,
+    [QNET_OP_QUANT_ROUND] = &qnet_plan_round,
     [QNET_OP_MAX_POOL2D] = &qnet_plan_max_pool,
     [QNET_OP_MAX_POOL2D_GRAD] = &qnet_plan_max_pool_grad,
     [QNET_OP_AVG_POOL2D] = &qnet_plan_avg_pool,

@@ -236,12 +236,13 @@ static void quantize_grad_rows(const qnet_plan_step *s, const qnet_plan_rows *r)
 const qnet_plan_kernel qnet_plan_quantize_grad = {
     .rows = quantize_grad_rows, .row_in = 5, .row_out = 1, .overwrites = 5};
 
-/* ---- quant.quantize: x -> codes of a frozen table ---------------------------------------------*/
+/* ---- quant.quantize, quant.round: x -> codes, or values, of a frozen table --------------------*/
 
 static qnet_status prepare_codes(qnet_plan *p, qnet_plan_step *s, qnet_diag *d) {
   const qnet_symbol *symbol = qnet_op_symbol(p->module, s->op, "table");
   if (symbol == NULL || symbol->table == NULL || symbol->table->threshold == NULL)
-    return qnet_error(d, s->op->loc, "quant.quantize names no table with thresholds");
+    return qnet_error(d, s->op->loc, "%s names no table with thresholds",
+                      qnet_op_def_of(s->op->opcode)->name);
   s->state = symbol->table;
   return QNET_OK;
 }
@@ -254,3 +255,15 @@ static void code_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
 
 const qnet_plan_kernel qnet_plan_quantize_codes = {
     .prepare = prepare_codes, .rows = code_rows, .row_in = 1, .row_out = 1};
+
+static void round_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
+  const qnet_table *table = s->state;
+  float value[MAX_LEVELS];
+  for (int rank = 0; rank < table->codes; rank++)
+    value[rank] = qnet_table_value(table, rank);
+  const decision t = {table->codes, table->threshold, value, table->perm};
+  quantize(&t, r->in[0], r->count * s->width, r->out[0], NULL, NULL, NULL);
+}
+
+const qnet_plan_kernel qnet_plan_round = {
+    .prepare = prepare_codes, .rows = round_rows, .row_in = 1, .row_out = 1};

@@ -167,6 +167,20 @@ static qnet_status quantize(const qnet_module *m, const qnet_op *op, qnet_blob *
   return QNET_OK;
 }
 
+static qnet_status round_values(const qnet_module *m, const qnet_op *op, qnet_blob *const *in,
+                                qnet_blob **out) {
+  const qnet_table *t = qnet_interp_op_table(m, op);
+  if (t == NULL || t->threshold == NULL || t->perm == NULL) return QNET_ERROR;
+  out[0] = qnet_interp_result(m, op, 0);
+  if (out[0] == NULL) return QNET_NO_MEMORY;
+  const int64_t count = qnet_type_elements(op->operand[0]->type);
+  const float *x = in[0]->data;
+  float *y = out[0]->data;
+  for (int64_t i = 0; i < count; i++)
+    y[i] = qnet_table_value(t, qnet_interp_rank(x[i], t->threshold, t->codes - 1));
+  return QNET_OK;
+}
+
 static qnet_status threshold(const qnet_module *m, const qnet_op *op, qnet_blob *const *in,
                              qnet_blob **out) {
   const qnet_table *table = qnet_interp_op_table(m, op);
@@ -221,6 +235,7 @@ static const qnet_interp_kernel kernels[QNET_OP_COUNT] = {
     [QNET_OP_QUANT_QUANTIZE] = quantize,   [QNET_OP_QUANT_CONV2D] = multiply,
     [QNET_OP_QUANT_DENSE] = multiply,      [QNET_OP_QUANT_AFFINE] = affine,
     [QNET_OP_QUANT_THRESHOLD] = threshold, [QNET_OP_QUANT_MAX_POOL2D] = max_pool2d,
+    [QNET_OP_QUANT_ROUND] = round_values,
 };
 
 qnet_interp_kernel qnet_interp_quant_kernel(int opcode) {

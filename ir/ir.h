@@ -152,6 +152,11 @@ typedef struct qnet_table {
   float *scale;     /* [channels], > 0 */
 } qnet_table;
 
+/* The value that a table of an activation gives to a rank. */
+static inline float qnet_table_value(const qnet_table *t, int rank) {
+  return t->scale[0] * (float)t->level[t->perm[rank]];
+}
+
 struct qnet_symbol {
   qnet_symbol_kind kind;
   const char *name; /* without '@' */

@@ -61,6 +61,12 @@ static bool rule_quantize(qnet_verifier *v, const qnet_op *op) {
   return t && expect_code_result(v, op, t);
 }
 
+static bool rule_round(qnet_verifier *v, const qnet_op *op) {
+  if (!qnet_expect_tensor(v, op, 0, QNET_F32, QNET_ANY_RANK)) return false;
+  return qnet_expect_table(v, op) &&
+         qnet_expect_out(v, op, 0, qnet_tensor_like(qnet_in(op, 0), QNET_F32));
+}
+
 static bool rule_threshold(qnet_verifier *v, const qnet_op *op) {
   if (!qnet_expect_tensor(v, op, 0, QNET_I32, QNET_ANY_RANK)) return false;
   const qnet_table *t = qnet_expect_table(v, op);
@@ -84,6 +90,7 @@ qnet_rule qnet_rule_quant(int opcode) {
       [QNET_OP_QUANT_QUANTIZE] = rule_quantize,   [QNET_OP_QUANT_CONV2D] = rule_conv2d,
       [QNET_OP_QUANT_DENSE] = rule_dense,         [QNET_OP_QUANT_AFFINE] = rule_affine,
       [QNET_OP_QUANT_THRESHOLD] = rule_threshold, [QNET_OP_QUANT_MAX_POOL2D] = rule_max_pool2d,
+      [QNET_OP_QUANT_ROUND] = rule_round,
   };
   return rules[opcode];
 }

@@ -6,6 +6,9 @@
  * their kernel; their bias and batch_norm become a quant.affine too, as does every batch_norm that
  * is left. The factors are computed in f64 and rounded once (docs/numbers.md, "Layers").
  *
+ * Where only one of the two is quantized the layer stays f32: the codes of its weight are decoded
+ * to a const @SITE.values, its input goes through a quant.round.
+ *
  * A quantizer after a flatten moves before it: both commute, and codes that keep their N,H,W,C
  * shape can be bit planes later. Equal quantizers of one tensor become one.
  *
@@ -19,11 +22,12 @@
 #include <math.h>
 #include <string.h>
 
-/* A quant.quantize that was made already. */
+/* A quant.quantize or quant.round that was made already. */
 typedef struct frozen_input {
+  int opcode;
   const qnet_value *x;
   const qnet_table *table;
-  qnet_value *codes;
+  qnet_value *result;
   struct frozen_input *next;
 } frozen_input;
 
@@ -41,7 +45,7 @@ typedef struct layer {
   qnet_op *batch_norm; /* or NULL */
   qnet_value *bias;    /* or NULL */
   int64_t channels;
-  const qnet_table *input, *weight; /* both or neither */
+  const qnet_table *input, *weight; /* of an integer layer; else NULL */
 } layer;
 
 /* ---- parameters ------------------------------------------------------------------------------ */
@@ -169,28 +173,36 @@ static qnet_builder builder_after_value(qnet_module *m, qnet_value *v) {
   return b;
 }
 
-/* The codes of x by the table, made once right after x. */
-static qnet_status build_input_codes(freezer *f, qnet_value *x, const qnet_symbol *table,
-                                     qnet_loc loc, qnet_value **codes) {
+/* The codes of x by the table, or its values (quant.round), made once right after x. */
+static qnet_status build_input(freezer *f, int opcode, qnet_value *x, const qnet_symbol *table,
+                               qnet_loc loc, qnet_value **out) {
   for (const frozen_input *in = f->inputs; in; in = in->next) {
-    *codes = in->codes;
-    if (in->x == x && equal_tables(in->table, table->table)) return QNET_OK;
+    *out = in->result;
+    if (in->opcode == opcode && in->x == x && equal_tables(in->table, table->table)) return QNET_OK;
   }
   qnet_builder b = builder_after_value(f->module, x);
   b.loc = loc;
-  const qnet_type *type =
-      qnet_type_codes(f->module, table->table->bits, table->name, x->type->rank, x->type->dim);
-  *codes = qnet_build1(&b, QNET_OP_QUANT_QUANTIZE, &x, 1, type);
+  const qnet_type *type = opcode == QNET_OP_QUANT_ROUND
+                              ? x->type
+                              : qnet_type_codes(f->module, table->table->bits, table->name,
+                                                x->type->rank, x->type->dim);
+  *out = qnet_build1(&b, opcode, &x, 1, type);
   frozen_input *in = qnet_arena_alloc(&f->scratch, sizeof *in);
-  if (!*codes || !in) return qnet_out_of_memory(f->diag);
-  qnet_op_set_symbol(f->module, (*codes)->def, "table", table->name);
-  *in = (frozen_input){.x = x, .table = table->table, .codes = *codes, .next = f->inputs};
+  if (!*out || !in) return qnet_out_of_memory(f->diag);
+  qnet_op_set_symbol(f->module, (*out)->def, "table", table->name);
+  *in = (frozen_input){opcode, x, table->table, *out, f->inputs};
   f->inputs = in;
   return QNET_OK;
 }
 
-static qnet_status freeze_input(freezer *f, layer *l, qnet_builder *b, const qnet_op *quantizer,
-                                qnet_value **codes) {
+/* The type of a flattened value whose elements are those of v. */
+static const qnet_type *flattened_type(freezer *f, const qnet_value *v, const qnet_type *flat) {
+  if (v->type->dtype != QNET_CODE) return flat;
+  return qnet_type_codes(f->module, v->type->bits, v->type->table, flat->rank, flat->dim);
+}
+
+static qnet_status freeze_input(freezer *f, const layer *l, qnet_builder *b, int opcode,
+                                const qnet_op *quantizer, qnet_value **out) {
   const qnet_symbol *table;
   QNET_TRY(find_table(f, l, quantizer, &table));
   if (!table->table->threshold || table->table->channels != 1)
@@ -200,25 +212,23 @@ static qnet_status freeze_input(freezer *f, layer *l, qnet_builder *b, const qne
   qnet_value *x = quantizer->operand[0];
   qnet_op *flatten = x->def && x->def->opcode == QNET_OP_FLATTEN ? x->def : NULL;
   if (flatten) x = flatten->operand[0];
-  QNET_TRY(build_input_codes(f, x, table, quantizer->loc, codes));
-  l->input = qnet_symbol_find(f->module, (*codes)->type->table)->table;
+  QNET_TRY(build_input(f, opcode, x, table, quantizer->loc, out));
   if (!flatten) return QNET_OK;
-  const qnet_type *flat = flatten->result[0].type;
-  const qnet_type *type = qnet_type_codes(f->module, (*codes)->type->bits, (*codes)->type->table,
-                                          flat->rank, flat->dim);
-  *codes = qnet_build1(b, QNET_OP_FLATTEN, codes, 1, type);
-  return *codes ? QNET_OK : qnet_out_of_memory(f->diag);
+  const qnet_type *type = flattened_type(f, *out, flatten->result[0].type);
+  *out = qnet_build1(b, QNET_OP_FLATTEN, out, 1, type);
+  return *out ? QNET_OK : qnet_out_of_memory(f->diag);
 }
 
 static bool same_shape(const qnet_type *a, const qnet_type *b) {
   return a->rank == b->rank && memcmp(a->dim, b->dim, (size_t)a->rank * sizeof a->dim[0]) == 0;
 }
 
-static qnet_status freeze_weight(freezer *f, layer *l, qnet_builder *b, const qnet_op *quantizer,
-                                 qnet_value **codes) {
+/* The table of a weight and its stored codes, checked to fit the layer. */
+static qnet_status find_codes(freezer *f, const layer *l, const qnet_op *quantizer,
+                              const qnet_symbol **table_out, const qnet_symbol **codes) {
   const qnet_symbol *table;
   QNET_TRY(find_table(f, l, quantizer, &table));
-  l->weight = table->table;
+  const int channels = table->table->channels;
   const char *name = qnet_arena_printf(&f->scratch, "%s.codes", table->name);
   if (!name) return qnet_out_of_memory(f->diag);
   const qnet_symbol *s = qnet_symbol_find(f->module, name);
@@ -229,11 +239,53 @@ static qnet_status freeze_weight(freezer *f, layer *l, qnet_builder *b, const qn
                       "layer '%s': there are no weight codes @%s of table @%s in the shape of the "
                       "weights; load weights that have them",
                       l->name, name, table->name);
-  if (l->weight->channels != 1 && l->weight->channels != l->channels)
+  if (channels != 1 && channels != l->channels)
     return qnet_error(f->diag, quantizer->loc, "layer '%s': table @%s has %d channels, not %lld",
-                      l->name, table->name, l->weight->channels, (long long)l->channels);
-  *codes = qnet_build_read(b, s);
-  return *codes ? QNET_OK : qnet_out_of_memory(f->diag);
+                      l->name, table->name, channels, (long long)l->channels);
+  *table_out = table;
+  *codes = s;
+  return QNET_OK;
+}
+
+static qnet_status freeze_weight(freezer *f, layer *l, qnet_builder *b, const qnet_op *quantizer,
+                                 qnet_value **out) {
+  const qnet_symbol *table, *codes;
+  QNET_TRY(find_codes(f, l, quantizer, &table, &codes));
+  l->weight = table->table;
+  *out = qnet_build_read(b, codes);
+  return *out ? QNET_OK : qnet_out_of_memory(f->diag);
+}
+
+/* value = scale * level[code], filter by filter. */
+static qnet_status decode_values(freezer *f, const layer *l, const qnet_table *t,
+                                 const qnet_blob *codes, float *value) {
+  const uint8_t *code = codes->data;
+  const int64_t taps = qnet_blob_elements(codes) / l->channels;
+  for (int64_t i = 0; i < l->channels * taps; i++) {
+    const int64_t c = t->channels == 1 ? 0 : i / taps;
+    if (code[i] >= t->codes)
+      return qnet_error(f->diag, l->op->loc,
+                        "layer '%s': weight code %d at element %lld is beyond the %d levels of "
+                        "its table; the weights file is damaged",
+                        l->name, code[i], (long long)i, t->codes);
+    value[i] = t->scale[c] * (float)t->level[c * t->codes + code[i]];
+  }
+  return QNET_OK;
+}
+
+/* The weight of a layer whose input is f32: the values of its codes. */
+static qnet_status decode_weight(freezer *f, const layer *l, qnet_builder *b,
+                                 const qnet_op *quantizer, qnet_value **out) {
+  const qnet_symbol *table, *codes;
+  QNET_TRY(find_codes(f, l, quantizer, &table, &codes));
+  if (!codes->blob)
+    return qnet_error(f->diag, l->op->loc, "layer '%s': @%s has no content; load the weights",
+                      l->name, codes->name);
+  const char *name = qnet_arena_printf(&f->scratch, "%s.values", table->name);
+  const qnet_type *type = l->op->operand[1]->type;
+  void *content;
+  QNET_TRY(qnet_build_const(b, f->diag, name, type, out, &content));
+  return decode_values(f, l, table->table, codes->blob, content);
 }
 
 /* ---- layers ---------------------------------------------------------------------------------- */
@@ -245,20 +297,13 @@ static const char *name_of(freezer *f, const qnet_value *parameter) {
   return qnet_layer_name(&f->scratch, s ? s->name : "layer");
 }
 
-static qnet_status check_both_quantized(freezer *f, const layer *l, const qnet_op *input,
-                                        const qnet_op *weight) {
-  if (!input == !weight) return QNET_OK;
-  return qnet_error(f->diag, l->op->loc,
-                    "layer '%s': its %s is quantized but its %s is not; quantize both or neither",
-                    l->name, input ? "input" : "weight", input ? "weight" : "input");
-}
-
 static qnet_status freeze_quantized(freezer *f, layer *l, const qnet_op *input,
                                     const qnet_op *weight) {
   qnet_builder b = qnet_builder_before(f->module, l->op);
   b.loc = l->op->loc;
   qnet_value *operand[2], *y;
-  QNET_TRY(freeze_input(f, l, &b, input, &operand[0]));
+  QNET_TRY(freeze_input(f, l, &b, QNET_OP_QUANT_QUANTIZE, input, &operand[0]));
+  l->input = qnet_symbol_find(f->module, operand[0]->type->table)->table;
   QNET_TRY(freeze_weight(f, l, &b, weight, &operand[1]));
   const qnet_type *shape = l->op->result[0].type;
   const qnet_type *type = qnet_type_tensor(f->module, QNET_I32, shape->rank, shape->dim);
@@ -271,18 +316,33 @@ static qnet_status freeze_quantized(freezer *f, layer *l, const qnet_op *input,
   return QNET_OK;
 }
 
-static qnet_status freeze_f32(freezer *f, layer *l) {
-  const qnet_value *weight = l->op->operand[1];
+/* Why a layer with one quantized side is f32, for the remark of its lowering. */
+static void keep_bits(freezer *f, qnet_op *op, const qnet_op *input, const qnet_op *weight) {
+  enum { F32_BITS = 32 };
+  const int64_t bits[] = {weight ? qnet_op_int(weight, "bits", F32_BITS) : F32_BITS,
+                          input ? qnet_op_int(input, "bits", F32_BITS) : F32_BITS};
+  if (input || weight) qnet_op_set_ints(f->module, op, "bits", bits, 2);
+}
+
+/* A layer of which at most one operand is quantized. */
+static qnet_status freeze_f32(freezer *f, layer *l, const qnet_op *input, const qnet_op *weight) {
+  qnet_value *operand[] = {l->op->operand[0], l->op->operand[1]};
+  const qnet_type *type = operand[1]->type;
   const float *checked;
-  if (qnet_value_symbol(f->module, weight))
-    QNET_TRY(read_parameter(f, l, l->op->loc, weight, qnet_type_elements(weight->type), &checked));
-  if (!l->bias && !l->batch_norm) return QNET_OK;
   qnet_builder b = qnet_builder_before(f->module, l->op);
   b.loc = l->op->loc;
-  qnet_value *y, *x = qnet_build1(&b, l->op->opcode, l->op->operand, 2, l->op->result[0].type);
+  if (input) QNET_TRY(freeze_input(f, l, &b, QNET_OP_QUANT_ROUND, input, &operand[0]));
+  if (weight)
+    QNET_TRY(decode_weight(f, l, &b, weight, &operand[1]));
+  else if (qnet_value_symbol(f->module, operand[1]))
+    QNET_TRY(read_parameter(f, l, l->op->loc, operand[1], qnet_type_elements(type), &checked));
+  if (!l->bias && !l->batch_norm && !input && !weight) return QNET_OK;
+  qnet_value *y, *x = qnet_build1(&b, l->op->opcode, operand, 2, l->op->result[0].type);
   if (!x) return qnet_out_of_memory(f->diag);
   qnet_op_copy_window(f->module, x->def, l->op);
-  QNET_TRY(build_affine(f, &b, l, x, &y));
+  keep_bits(f, x->def, input, weight);
+  y = x;
+  if (l->bias || l->batch_norm) QNET_TRY(build_affine(f, &b, l, x, &y));
   qnet_value_replace(f->module, &(l->batch_norm ? l->batch_norm : l->op)->result[0], y);
   return QNET_OK;
 }
@@ -296,8 +356,8 @@ static qnet_status freeze_layer(freezer *f, qnet_op *op) {
   if (user && user->opcode == QNET_OP_BATCH_NORM && user->operand[0] == &op->result[0])
     l.batch_norm = user;
   const qnet_op *input = quantizer_of(op->operand[0]), *weight = quantizer_of(op->operand[1]);
-  QNET_TRY(check_both_quantized(f, &l, input, weight));
-  return input ? freeze_quantized(f, &l, input, weight) : freeze_f32(f, &l);
+  return input && weight ? freeze_quantized(f, &l, input, weight)
+                         : freeze_f32(f, &l, input, weight);
 }
 
 static qnet_status freeze_batch_norm(freezer *f, qnet_op *op) {

@@ -80,9 +80,18 @@ static bool same_extent(const qnet_op *a, const qnet_op *b) {
   return memcmp(x, y, sizeof x) == 0;
 }
 
+/* A table of that many thresholds is not for every register of a convolution's tile: it gets a
+ * kernel of its own, which has one. */
+static bool is_long(const fuser *f, const qnet_op *op) {
+  enum { MOST_CODES = 16 };
+  if (op->opcode != QNET_OP_QUANT_ROUND) return false;
+  const qnet_symbol *s = qnet_op_symbol(f->module, op, "table");
+  return s && s->table && s->table->codes > MOST_CODES;
+}
+
 /* The group that the operation joins, or -1 when it opens one. */
 static int group_to_join(const fuser *f, const qnet_op *op) {
-  if (!is_elementwise(op)) return -1;
+  if (!is_elementwise(op) || is_long(f, op)) return -1;
   int latest = -1;
   for (int i = 0; i < op->operand_count; i++) {
     const int g = f->group_by_value[op->operand[i]->id];

@@ -167,11 +167,26 @@ static const char *why_levels(const qnet_type *weight, const qnet_type *input) {
                   : "a table has 5 to 8 bits: that many planes are dearer";
 }
 
+/* Why a layer is computed in f32: the end of "f32, as ...". */
+static void why_f32(const qnet_op *op, char *text, size_t size) {
+  const qnet_attr *bits = qnet_op_attr(op, "bits");
+  const int weights = bits && bits->count == 2 ? (int)bits->ints[0] : 32;
+  const int activations = bits && bits->count == 2 ? (int)bits->ints[1] : 32;
+  if (weights < 32)
+    snprintf(text, size, "its activations are f32 (weights of %d bits, decoded)", weights);
+  else if (activations < 32)
+    snprintf(text, size, "its weights are f32 (activations of %d bits)", activations);
+  else
+    snprintf(text, size, "the layer is not quantized");
+}
+
 static void remark(const qnet_nest *n, const product *p) {
   const qnet_lower *lw = n->lw;
   const char *slow = p->levels || lw->machine->fma
                          ? ""
                          : "; slow: this CPU has no fused multiply-add, a function computes it";
+  char why[80];
+  why_f32(p->op, why, sizeof why);
   if (p->levels)
     qnet_remark(lw->d, p->op->loc,
                 "int8 levels multiplied in 32 bits, as %s; tile of %d pixels x %d vectors of %d "
@@ -179,10 +194,8 @@ static void remark(const qnet_nest *n, const product *p) {
                 why_levels(p->op->operand[1]->type, p->in->type), n->pixels, n->vectors,
                 (int)n->lanes);
   else
-    qnet_remark(lw->d, p->op->loc,
-                "f32, as the layer is not quantized; tile of %d pixels x %d vectors of %d "
-                "channels%s",
-                n->pixels, n->vectors, (int)n->lanes, slow);
+    qnet_remark(lw->d, p->op->loc, "f32, as %s; tile of %d pixels x %d vectors of %d channels%s",
+                why, n->pixels, n->vectors, (int)n->lanes, slow);
 }
 
 qnet_status qnet_lower_conv_product(qnet_lower *lw, const qnet_op *kernel) {

@@ -9,7 +9,7 @@
 typedef struct step {
   const qnet_op *op;
   qnet_value *param[2];    /* buffers: scale and offset, or thresholds and flip (may be NULL) */
-  const qnet_table *table; /* bits.quantize */
+  const qnet_table *table; /* bits.quantize, quant.round */
   const qnet_attr *planes; /* one mask a plane, or NULL */
   int thresholds;
   int first_plane;     /* its number among all planes of the kernel; -1: no result */
@@ -94,6 +94,7 @@ static qnet_status prepare_step(qnet_nest *n, step *s) {
     return channel_param(n, s->op->operand[2], &s->param[1]);
   case QNET_OP_NORMALIZE: return normalize_params(n, s);
   case QNET_OP_BITS_THRESHOLD: return threshold_params(n, s);
+  case QNET_OP_QUANT_ROUND:
   case QNET_OP_BITS_QUANTIZE: {
     const qnet_symbol *table = qnet_op_symbol(n->lw->m, s->op, "table");
     if (!table || !table->table || !table->table->threshold) break;
@@ -268,6 +269,22 @@ static qnet_value *relu(const place *p, const step *s) {
   return qnet_lb_select(lb, qnet_lb_compare(lb, "ogt", x, zero), x, zero);
 }
 
+/* The value of rank 0, raised at every threshold that x exceeds. */
+static qnet_value *round_value(const place *p, const step *s) {
+  qnet_lb *lb = p->n->lb;
+  const qnet_table *t = s->table;
+  qnet_value *x = operand(p, s->op->operand[0]);
+  if (!x) return NULL;
+  qnet_value *y = qnet_lb_float(lb, x->type, (double)qnet_table_value(t, 0));
+  for (int k = 0; k < s->thresholds; k++) {
+    qnet_value *above =
+        qnet_lb_compare(lb, "ogt", x, qnet_lb_float(lb, x->type, (double)t->threshold[k]));
+    y = qnet_lb_select(lb, above, qnet_lb_float(lb, x->type, (double)qnet_table_value(t, k + 1)),
+                       y);
+  }
+  return y;
+}
+
 /* ---- planes ---------------------------------------------------------------------------------- */
 
 /* Where the rank is above k. */
@@ -334,6 +351,7 @@ static qnet_status emit_step(const place *p, step *s, qnet_value *shift, qnet_va
   case QNET_OP_QUANT_AFFINE:
   case QNET_OP_NORMALIZE: v = affine(p, s); break;
   case QNET_OP_RELU: v = relu(p, s); break;
+  case QNET_OP_QUANT_ROUND: v = round_value(p, s); break;
   case QNET_OP_ADD:
     v = qnet_lb_binary(p->n->lb, QNET_OP_LOOP_FADD, operand(p, s->op->operand[0]),
                        operand(p, s->op->operand[1]));

@@ -301,21 +301,24 @@ static qnet_value *option_a(net *g, qnet_value *x, const qnet_value *like) {
   return on_lattice(g, QNET_OP_PAD, on_lattice(g, QNET_OP_SLICE, x, fewer, &steps), out, &place);
 }
 
-/* Fills weights, codes and, for quantized ones, tables of a layer; returns the two operands. */
-static void quantized_operands(net *g, const char *layer, int bits, const levels *input,
-                               const qnet_type *weight, qnet_value *operand[2]) {
+/* Quantizes operand[0]; returns the size of the values that the table makes. */
+static double quantized_input(net *g, const char *layer, const levels *input,
+                              qnet_value *operand[2]) {
+  const float scale = (float)(between(g, 0.7, 2.0) / (input->rms * 1.5));
+  const char *site = NAME("%s.input_quantizer", layer);
+  operand[0] = quantize(g, site, "activation", add_table(g, site, input, &scale, true), operand[0]);
+  return input->rms * (double)scale;
+}
+
+/* Weights and codes by a new table, for inputs of that size. */
+static void quantized_weight(net *g, const char *layer, int bits, double input_size,
+                             const qnet_type *weight, qnet_value *operand[2]) {
   const int64_t outputs = weight->dim[0], taps = qnet_type_elements(weight) / outputs;
   const levels l = weight_levels(g, bits, chance(g, 15) ? 1 : (int)outputs);
-  const float input_scale = (float)(between(g, 0.7, 2.0) / (input->rms * 1.5));
   float *scale = need(qnet_arena_array(&g->m->arena, (size_t)outputs, sizeof *scale));
   for (int64_t o = 0; o < l.channels; o++)
-    scale[o] = (float)(between(g, 0.5, 1.5) /
-                       (l.rms * input->rms * (double)input_scale * sqrt((double)taps)));
-  const char *site = NAME("%s.input_quantizer", layer);
-  operand[0] =
-      quantize(g, site, "activation", add_table(g, site, input, &input_scale, true), operand[0]);
-
-  site = NAME("%s.weight_quantizer", layer);
+    scale[o] = (float)(between(g, 0.5, 1.5) / (l.rms * input_size * sqrt((double)taps)));
+  const char *site = NAME("%s.weight_quantizer", layer);
   const qnet_table *t = add_table(g, site, &l, scale, false);
   float *w = state(g, layer, "weight", weight->rank, weight->dim, &operand[1]);
   const char *name = NAME("%s.codes", site);
@@ -329,13 +332,24 @@ static void quantized_operands(net *g, const char *layer, int bits, const levels
   operand[1] = quantize(g, site, "weight", t, operand[1]);
 }
 
-static void f32_operands(net *g, const char *layer, const qnet_type *weight,
-                         qnet_value *operand[2]) {
+static void f32_weight(net *g, const char *layer, const qnet_type *weight, qnet_value *operand[2]) {
   const int64_t n = qnet_type_elements(weight);
   const double size = sqrt(3.0 * (double)weight->dim[0] / (double)n);
   float *w = state(g, layer, "weight", weight->rank, weight->dim, &operand[1]);
   for (int64_t i = 0; i < n; i++)
     w[i] = (float)between(g, -size, size);
+}
+
+/* The two operands of a layer with its tables, codes and weights: quantized both, or, at times, one
+ * of them; bits 0: neither. */
+static void operands(net *g, const char *layer, int bits, const levels *input,
+                     const qnet_type *weight, qnet_value *operand[2]) {
+  const int kind = bits == 0 ? 0 : chance(g, 12) ? pick(g, 1, 2) : 3;
+  const double size = kind & 1 ? quantized_input(g, layer, input, operand) : 1;
+  if (kind & 2)
+    quantized_weight(g, layer, bits, size, weight, operand);
+  else
+    f32_weight(g, layer, weight, operand);
 }
 
 static int some_bits(net *g) {
@@ -347,10 +361,7 @@ static qnet_value *layer(net *g, int opcode, qnet_value *x, int bits, const leve
                          const qnet_type *weight, const qnet_type *result) {
   const char *name = NAME("%s%d", opcode == QNET_OP_DENSE ? "dense" : "conv", ++g->layers);
   qnet_value *operand[3] = {x};
-  if (bits > 0)
-    quantized_operands(g, name, bits, input, weight, operand);
-  else
-    f32_operands(g, name, weight, operand);
+  operands(g, name, bits, input, weight, operand);
   const bool has_bias = chance(g, 40);
   const int64_t outputs = weight->dim[0];
   float *bias = has_bias ? state(g, name, "bias", 1, &outputs, &operand[2]) : NULL;

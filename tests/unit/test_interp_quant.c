@@ -111,6 +111,21 @@ static void affine_rounds_the_accumulator_first(void **state) {
   test_release(out, 2);
 }
 
+static void values_by_thresholds(void **state) {
+  (void)state;
+  const float x[] = {-1, 0.25f, 0.26f, 9};
+  qnet_blob *arg = test_blob(QNET_F32, 4, x), *out = NULL;
+  test_run("module @t quant {\n table @a { bits = 2, scale = [0.1], levels = [0, 2, -1, 3], "
+           "thresholds = [-2.0, 0.25, 1.25], perm = [2, 0, 1, 3] }\n"
+           "func @eval(%x: tensor<1x4xf32>) {\n"
+           "%0 = quant.round(%x) {table = @a} : tensor<1x4xf32>\n yield %0 } }",
+           &arg, 1, &out, 1);
+  const float *y = out->data;
+  assert_true(y[0] == 0 && y[1] == 0 && y[2] == 0.1f * 2 && y[3] == 0.1f * 3);
+  qnet_blob_release(arg);
+  qnet_blob_release(out);
+}
+
 static void codes_by_thresholds(void **state) {
   (void)state;
   const float x[] = {-1, 0.25f, 0.26f, 9};
@@ -172,6 +187,7 @@ int main(void) {
       cmocka_unit_test(dense_sums_many_taps),
       cmocka_unit_test(affine_rounds_the_accumulator_first),
       cmocka_unit_test(codes_by_thresholds),
+      cmocka_unit_test(values_by_thresholds),
       cmocka_unit_test(max_pool_of_flipped_channels_is_a_minimum),
       cmocka_unit_test(no_leak_when_memory_ends),
   };
