@@ -6,6 +6,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+/* Large blocks in large pages, where the system has them: passes over activations meet fewer misses
+ * of the address cache. Only a wish; nothing depends on it. */
+static void prefer_large_pages(void *block, size_t size) {
+#ifdef MADV_HUGEPAGE
+  static const size_t page = 4096, large = (size_t)4 << 20;
+  if (block == NULL || size < large) return;
+  const size_t skip = -(uintptr_t)block % page;
+  (void)madvise((char *)block + skip, (size - skip) / page * page, MADV_HUGEPAGE);
+#else
+  (void)block, (void)size;
+#endif
+}
 
 static void *system_resize(void *ctx, void *old, size_t old_size, size_t new_size) {
   (void)ctx;
@@ -14,7 +28,9 @@ static void *system_resize(void *ctx, void *old, size_t old_size, size_t new_siz
     free(old);
     return NULL;
   }
-  return realloc(old, new_size);
+  void *block = realloc(old, new_size);
+  if (old == NULL) prefer_large_pages(block, new_size);
+  return block;
 }
 
 const qnet_allocator *qnet_allocator_system(void) {
