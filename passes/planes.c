@@ -223,10 +223,8 @@ static void try_sign_and_magnitude(search *s) {
   for (int ch = 0; ch < s->of.channels; ch++)
     for (int k = 0; k <= zero; k++)
       if (s->of.value[ch * n + zero + k] != -s->of.value[ch * n + zero - k]) return;
-  for (int k = 0; k <= zero; k++) {
-    index[zero - k] = (uint8_t)k;
-    index[zero + k] = (uint8_t)(size / 2 + k);
-  }
+  for (int code = 0; code < n; code++)
+    index[code] = (uint8_t)(code < zero ? zero - code : size / 2 + code - zero);
   reset_trial(s);
   expand_walsh(&s->of, index, size, zero, &s->trial);
   consider_trial(s);
