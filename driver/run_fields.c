@@ -72,9 +72,18 @@ static void put_schedule(const qnet_train_options *o, qnet_run_fields *f) {
       o->warmup_epochs, o->step_factor, h);
 }
 
+static void put_stages(const qnet_train_options *o, qnet_run_fields *f) {
+  char text[96] = "one";
+  for (int i = 0, at = 0; i < o->stages && at < (int)sizeof text; i++)
+    at += snprintf(text + at, sizeof text - (size_t)at, "%s%s x %d", i > 0 ? ", " : "",
+                   o->stage[i].name, o->stage[i].epochs);
+  put(f, "list of stages", "%s", text);
+}
+
 static void put_settings(const qnet_program *p, const qnet_train_options *o, qnet_run_fields *f) {
   const qnet_recipe *r = &p->recipe;
   put(f, "number of epochs", "%d", o->epochs);
+  put_stages(o, f);
   put(f, "number of frozen epochs", "%d", o->frozen_epochs);
   put(f, "batch", "%d", r->batch);
   put(f, "image limit", "%" PRId64, o->limit);

@@ -1,8 +1,11 @@
 /* Training as the driver composes it: @step of a clone runs as a plan and changes the weights in
- * place; quantizers learn after every step; evaluation freezes a clone and runs it exactly. */
+ * place; quantizers learn after every step; evaluation freezes a clone and runs it exactly. A stage
+ * of progressive bits is another clone of the network, with quantizers of its own. */
 #include "driver/trainer.h"
 #include "codegen/plan.h"
+#include "driver/model.h"
 #include "driver/predictor.h"
+#include "driver/refit.h"
 #include "driver/weights.h"
 #include "passes/pass.h"
 #include "passes/quantizer_state.h"
@@ -11,9 +14,12 @@
 
 struct qnet_trainer {
   qnet_session *session;
-  const qnet_program *program;
+  const qnet_program *base; /* the network without quantizers; its weights are those in training */
+  const qnet_stages *stages;
   qnet_teacher *teacher; /* or NULL */
-  qnet_module *step;     /* batch of the recipe, with @step; shares its blobs with the program */
+  int stage;             /* -1: none has begun */
+  qnet_program now;      /* of the stage, with its quantizers; shares the weights with the base */
+  qnet_module *step;     /* batch of the recipe, with @step; shares its blobs with `now` */
   qnet_plan *plan;
   qnet_quantizer_sites sites; /* of `step` */
   bool frozen;
@@ -24,6 +30,8 @@ static void forget_predictor(qnet_trainer *t) {
   qnet_predictor_destroy(t->predictor);
   t->predictor = NULL;
 }
+
+/* ---- stages -----------------------------------------------------------------------------------*/
 
 /* As options of autodiff. */
 static void write_optimizer(const qnet_recipe *r, char *out, size_t size) {
@@ -36,20 +44,19 @@ static void write_optimizer(const qnet_recipe *r, char *out, size_t size) {
 
 /* The decay of quantizers as the recipe has it; a warning where its setting changes nothing. */
 static void set_quantizer_rate(qnet_trainer *t) {
-  const qnet_recipe *r = &t->program->recipe;
+  const qnet_recipe *r = &t->base->recipe;
   for (int i = 0; i < t->sites.count && r->quantizer_decay >= 0; i++)
     t->sites.site[i].site.decay = r->quantizer_decay;
   if (r->quantizer_loc.buffer != 0 && t->sites.count > 0 &&
       !qnet_quantizer_sites_by_gradient(&t->sites))
     qnet_warning(t->session->diag, r->quantizer_loc,
                  "'%s' learns nothing by gradient: this setting has no effect",
-                 t->program->quant.quantizer);
+                 t->now.quant.quantizer);
 }
 
-static qnet_status make_step(qnet_trainer *t) {
-  const qnet_recipe *r = &t->program->recipe;
-  qnet_diag *d = t->session->diag;
-  t->step = qnet_module_clone(t->program->module);
+static qnet_status make_step(qnet_trainer *t, qnet_diag *d) {
+  const qnet_recipe *r = &t->base->recipe;
+  t->step = qnet_module_clone(t->now.module);
   if (!t->step) return qnet_out_of_memory(d);
   char pipeline[512], optimizer[256];
   write_optimizer(r, optimizer, sizeof optimizer);
@@ -67,30 +74,59 @@ static qnet_status make_step(qnet_trainer *t) {
   return qnet_plan_create(t->step, "step", QNET_PLAN_FAST, &t->plan, d);
 }
 
-qnet_status qnet_trainer_create(qnet_session *s, const qnet_program *program, qnet_teacher *teacher,
-                                qnet_trainer **out) {
-  *out = NULL;
-  qnet_trainer *t = qnet_alloc(s->allocator, sizeof *t);
-  if (!t) return qnet_out_of_memory(s->diag);
-  t->session = s;
-  t->program = program;
-  t->teacher = teacher;
-  const qnet_status status = make_step(t);
-  if (status == QNET_OK)
-    *out = t;
-  else
-    qnet_trainer_destroy(t);
-  return status;
-}
-
-void qnet_trainer_destroy(qnet_trainer *t) {
-  if (!t) return;
+static void close_stage(qnet_trainer *t) {
   forget_predictor(t);
   if (t->plan) qnet_plan_destroy(t->plan);
   qnet_quantizer_sites_free(&t->sites);
   qnet_module_destroy(t->step);
+  qnet_module_destroy(t->now.module);
+  t->plan = NULL;
+  t->step = t->now.module = NULL;
+  t->frozen = false;
+  t->stage = -1;
+}
+
+/* The present weights with the quantizers of a stage, and the step that trains them. Weights that
+ * were trained before have quantizers fitted to them. */
+static qnet_status open_stage(qnet_trainer *t, int stage, qnet_diag *d) {
+  close_stage(t);
+  t->now = *t->base;
+  t->now.quant = t->stages->stage[stage].quant;
+  t->now.module = qnet_module_clone(t->base->module);
+  if (!t->now.module) return qnet_out_of_memory(d);
+  QNET_TRY(qnet_model_insert_quantizers(t->session, &t->now));
+  if (t->now.quant.quantizer && (stage > 0 || t->session->options.init))
+    QNET_TRY(qnet_refit(t->session, t->now.module, NULL));
+  QNET_TRY(make_step(t, d));
+  t->stage = stage;
+  return QNET_OK;
+}
+
+static qnet_status enter_stage(void *ctx, int stage, qnet_diag *d) {
+  return open_stage(ctx, stage, d);
+}
+
+qnet_status qnet_trainer_create(qnet_session *s, const qnet_program *program,
+                                const qnet_stages *stages, qnet_teacher *teacher,
+                                qnet_trainer **out) {
+  *out = qnet_alloc(s->allocator, sizeof **out);
+  if (!*out) return qnet_out_of_memory(s->diag);
+  **out = (qnet_trainer){
+      .session = s, .base = program, .stages = stages, .teacher = teacher, .stage = -1};
+  return QNET_OK;
+}
+
+void qnet_trainer_destroy(qnet_trainer *t) {
+  if (!t) return;
+  close_stage(t);
   qnet_free(t->session->allocator, t, sizeof *t);
 }
+
+const qnet_program *qnet_trainer_program(const qnet_trainer *t) {
+  return t->stage >= 0 ? &t->now : NULL;
+}
+
+/* ---- steps ------------------------------------------------------------------------------------*/
 
 static qnet_status run_step(void *ctx, const uint8_t *images, const int32_t *labels, double lr,
                             qnet_step_result *out, qnet_diag *d) {
@@ -109,7 +145,7 @@ static qnet_status run_step(void *ctx, const uint8_t *images, const int32_t *lab
   out->loss = (double)*(const float *)qnet_plan_result(t->plan, 0)->data;
   out->correct = *(const int32_t *)qnet_plan_result(t->plan, 1)->data;
   if (!isfinite(out->loss)) return QNET_OK;
-  t->sites.lr = lr * t->program->recipe.quantizer_lr;
+  t->sites.lr = lr * t->base->recipe.quantizer_lr;
   return qnet_quantizer_sites_update(&t->sites, t->frozen, d);
 }
 
@@ -119,7 +155,7 @@ static qnet_status explain(void *ctx, qnet_diag *d) {
 
 /* A relu can hide what has become of the weights before it from the loss. */
 static qnet_status check_finite(const qnet_trainer *t, qnet_diag *d) {
-  for (const qnet_symbol *s = t->program->module->first_symbol; s; s = s->next) {
+  for (const qnet_symbol *s = t->now.module->first_symbol; s; s = s->next) {
     if (s->kind != QNET_SYMBOL_STATE || !s->blob || s->type->dtype != QNET_F32) continue;
     const float *x = s->blob->data;
     for (int64_t i = 0; i < qnet_blob_elements(s->blob); i++)
@@ -140,8 +176,8 @@ static qnet_status enter_frozen_phase(void *ctx, qnet_diag *d) {
 
 /* The tables of the present parameters, made in the program's own module. */
 static qnet_status freeze_tables(qnet_trainer *t, qnet_diag *d) {
-  if (!t->program->quant.quantizer) return QNET_OK;
-  return qnet_quantizer_freeze_all(t->program->module, t->session->allocator, d);
+  if (!t->now.quant.quantizer) return QNET_OK;
+  return qnet_quantizer_freeze_all(t->now.module, t->session->allocator, d);
 }
 
 static qnet_status predict(void *ctx, const uint8_t *images, int64_t count, int32_t *classes,
@@ -150,7 +186,7 @@ static qnet_status predict(void *ctx, const uint8_t *images, int64_t count, int3
   if (!t->predictor) {
     QNET_TRY(check_finite(t, d));
     QNET_TRY(freeze_tables(t, d));
-    QNET_TRY(qnet_predictor_create(t->session->allocator, t->program->module, QNET_ENGINE_NN, NULL,
+    QNET_TRY(qnet_predictor_create(t->session->allocator, t->now.module, QNET_ENGINE_NN, NULL,
                                    &t->predictor, d));
   }
   const int64_t outputs = qnet_predictor_classes(t->predictor);
@@ -165,10 +201,10 @@ static qnet_status predict(void *ctx, const uint8_t *images, int64_t count, int3
 }
 
 static qnet_status describe(const qnet_trainer *t, qnet_tensor_file *f) {
-  const qnet_quant_spec *q = &t->program->quant;
+  const qnet_quant_spec *q = &t->now.quant;
   char bits[32];
   snprintf(bits, sizeof bits, "%d/%d", q->weight_bits, q->activation_bits);
-  QNET_TRY(qnet_tensor_file_set_meta(f, "qnet.net", t->program->module->name));
+  QNET_TRY(qnet_tensor_file_set_meta(f, "qnet.net", t->now.module->name));
   QNET_TRY(qnet_tensor_file_set_meta(f, "qnet.quantizer", q->quantizer ? q->quantizer : "none"));
   if (q->activation_quantizer)
     QNET_TRY(qnet_tensor_file_set_meta(f, "qnet.activation_quantizer", q->activation_quantizer));
@@ -180,7 +216,7 @@ static qnet_status save(void *ctx, const char *path, qnet_diag *d) {
   QNET_TRY(freeze_tables(t, d));
   qnet_tensor_file f;
   qnet_tensor_file_init(&f, t->session->allocator);
-  qnet_status status = qnet_weights_store(t->program->module, &f, d);
+  qnet_status status = qnet_weights_store(t->now.module, &f, d);
   if (status == QNET_OK && describe(t, &f) != QNET_OK) status = qnet_out_of_memory(d);
   if (status == QNET_OK) status = qnet_tensor_file_write(&f, path, d);
   qnet_tensor_file_free(&f);
@@ -189,7 +225,8 @@ static qnet_status save(void *ctx, const char *path, qnet_diag *d) {
 
 /* ---- checkpoints: the state symbols of @step, and what is not in symbols ----------------------*/
 
-static const char step_counts[] = "run.quantizer_steps", phase[] = "run.frozen";
+static const char step_counts[] = "run.quantizer_steps", phase[] = "run.frozen",
+                  stage_key[] = "run.stage";
 
 static qnet_status store_counts(const qnet_trainer *t, qnet_tensor_file *f) {
   const int64_t count = t->sites.count;
@@ -206,19 +243,30 @@ static qnet_status store(void *ctx, qnet_tensor_file *f, qnet_diag *d) {
   const qnet_trainer *t = ctx;
   QNET_TRY(qnet_state_store(t->step, f, d));
   if (store_counts(t, f) != QNET_OK) return qnet_out_of_memory(d);
-  if (qnet_tensor_file_set_meta(f, phase, t->frozen ? "1" : "0") != QNET_OK)
+  char stage[16];
+  snprintf(stage, sizeof stage, "%d", t->stage);
+  if (qnet_tensor_file_set_meta(f, phase, t->frozen ? "1" : "0") != QNET_OK ||
+      qnet_tensor_file_set_meta(f, stage_key, stage) != QNET_OK)
     return qnet_out_of_memory(d);
   return describe(t, f) == QNET_OK ? QNET_OK : qnet_out_of_memory(d);
+}
+
+/* The stage that a checkpoint is in, or -1. */
+static int stored_stage(const qnet_trainer *t, const qnet_tensor_file *f) {
+  const char *text = qnet_tensor_file_meta(f, stage_key);
+  if (!text || strlen(text) != 1 || text[0] < '0' || text[0] >= '0' + t->stages->count) return -1;
+  return text[0] - '0';
 }
 
 static qnet_status restore(void *ctx, const qnet_tensor_file *f, const char *path, qnet_diag *d) {
   qnet_trainer *t = ctx;
   const qnet_blob *counts = qnet_tensor_file_find(f, step_counts);
   const char *frozen = qnet_tensor_file_meta(f, phase);
-  if (!frozen || !counts || counts->dtype != QNET_I64 ||
+  const int stage = stored_stage(t, f);
+  if (stage >= 0) QNET_TRY(open_stage(t, stage, d));
+  if (stage < 0 || !frozen || !counts || counts->dtype != QNET_I64 ||
       qnet_blob_elements(counts) != t->sites.count)
     return qnet_error_in(d, path, "the checkpoint does not fit the network's quantizers");
-  forget_predictor(t);
   QNET_TRY(qnet_state_load(t->step, f, path, d));
   for (int i = 0; i < t->sites.count; i++)
     t->sites.site[i].site.step = ((const int64_t *)counts->data)[i];
@@ -228,7 +276,8 @@ static qnet_status restore(void *ctx, const qnet_tensor_file *f, const char *pat
 
 qnet_engine qnet_trainer_engine(qnet_trainer *t) {
   return (qnet_engine){.ctx = t,
-                       .batch = t->program->recipe.batch,
+                       .batch = t->base->recipe.batch,
+                       .enter_stage = enter_stage,
                        .step = run_step,
                        .explain = explain,
                        .enter_frozen_phase = enter_frozen_phase,

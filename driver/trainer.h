@@ -2,18 +2,22 @@
 #ifndef QNET_DRIVER_TRAINER_H
 #define QNET_DRIVER_TRAINER_H
 
-#include "driver/session.h"
+#include "driver/stages.h"
 #include "driver/teacher.h"
 #include "runtime/train.h"
 
 typedef struct qnet_trainer qnet_trainer;
 
-/* program: with initial weights and, where it is to be quantized, inserted quantizers; borrowed,
- * its state symbols receive what is learned. teacher: borrowed; NULL without distillation. */
-qnet_status qnet_trainer_create(qnet_session *s, const qnet_program *program, qnet_teacher *teacher,
+/* program: with initial weights, without quantizers; its state symbols receive what is learned.
+ * teacher: NULL without distillation. All borrowed. */
+qnet_status qnet_trainer_create(qnet_session *s, const qnet_program *program,
+                                const qnet_stages *stages, qnet_teacher *teacher,
                                 qnet_trainer **out);
 void qnet_trainer_destroy(qnet_trainer *t);
 /* Function pointers into t. */
 qnet_engine qnet_trainer_engine(qnet_trainer *t);
+/* The network of the stage that training has come to, with its quantizers; NULL before the first
+ * one. */
+const qnet_program *qnet_trainer_program(const qnet_trainer *t);
 
 #endif

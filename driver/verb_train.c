@@ -4,13 +4,11 @@
 #include "driver/json.h"
 #include "driver/model.h"
 #include "driver/plot.h"
-#include "driver/refit.h"
 #include "driver/run_fields.h"
 #include "driver/stop.h"
 #include "driver/teacher.h"
 #include "driver/trainer.h"
 #include "driver/weights.h"
-#include "passes/quantizer_state.h"
 #include "support/file.h"
 #include "support/parallel.h"
 #include <math.h>
@@ -58,20 +56,15 @@ static qnet_status check_images(const qnet_session *s, const qnet_program *p,
                        (long long)set->classes, (long long)outputs);
 }
 
-/* --init: layers' weights from the file, quantizers fitted to them; else initial values. */
+/* --init: layers' weights from the file; else initial values. */
 static qnet_status initial_weights(qnet_session *s, qnet_program *p, uint64_t seed) {
-  if (!s->options.init) {
-    QNET_TRY(qnet_weights_init(p->module, seed, s->diag));
-    return qnet_model_insert_quantizers(s, p);
-  }
+  if (!s->options.init) return qnet_weights_init(p->module, seed, s->diag);
   qnet_tensor_file f;
   qnet_tensor_file_init(&f, s->allocator);
   qnet_status status = qnet_tensor_file_read(&f, s->options.init, s->diag);
   if (status == QNET_OK) status = qnet_weights_load(p->module, &f, s->options.init, s->diag);
   qnet_tensor_file_free(&f);
-  QNET_TRY(status);
-  QNET_TRY(qnet_model_insert_quantizers(s, p));
-  return p->quant.quantizer ? qnet_refit(s, p->module, NULL) : QNET_OK;
+  return status;
 }
 
 static qnet_lr_schedule schedule_of(const qnet_recipe *r) {
@@ -115,11 +108,10 @@ static qnet_status name_files(const qnet_session *s, file_names *f) {
 }
 
 static qnet_train_options train_options(const qnet_session *s, const qnet_program *p,
-                                        const file_names *files) {
+                                        const qnet_stages *stages, const file_names *files) {
   const qnet_options *o = &s->options;
   const qnet_recipe *r = &p->recipe;
-  qnet_train_options t = {.epochs = o->epochs != QNET_UNSET ? (int)o->epochs : r->epochs,
-                          .lr = isnan(o->lr) ? r->lr : o->lr,
+  qnet_train_options t = {.lr = isnan(o->lr) ? r->lr : o->lr,
                           .schedule = schedule_of(r),
                           .warmup_epochs = r->warmup_epochs,
                           .step_factor = r->step_factor,
@@ -137,6 +129,7 @@ static qnet_train_options train_options(const qnet_session *s, const qnet_progra
                               o->checkpoint_steps != QNET_UNSET ? o->checkpoint_steps : 0,
                           .resume = o->resume,
                           .stop = stop_requested};
+  qnet_stages_options(stages, &t);
   for (int i = 0; i < r->steps; i++)
     t.step_epochs[i] = r->step_epochs[i];
   if (p->quant.quantizer)
@@ -158,17 +151,17 @@ static qnet_status print_report(const qnet_session *s, const qnet_train_report *
   return QNET_OK;
 }
 
-static qnet_status run(qnet_session *s, const qnet_program *p, qnet_teacher *teacher,
-                       const qnet_train_options *options, const data_pair *data) {
+static qnet_status run(qnet_session *s, const qnet_program *p, const qnet_stages *stages,
+                       qnet_teacher *teacher, const qnet_train_options *options,
+                       const data_pair *data) {
   qnet_trainer *t;
-  QNET_TRY(qnet_trainer_create(s, p, teacher, &t));
+  QNET_TRY(qnet_trainer_create(s, p, stages, teacher, &t));
   const qnet_engine engine = qnet_trainer_engine(t);
   qnet_train_report report = {0};
-  const qnet_status status =
-      qnet_train(&engine, options, &data->train, &data->test, &report, s->diag);
-  qnet_trainer_destroy(t);
+  qnet_status status = qnet_train(&engine, options, &data->train, &data->test, &report, s->diag);
   if (status == QNET_OK && s->options.plot)
-    QNET_TRY(qnet_plot_training(s, p, options->metrics, s->options.plot));
+    status = qnet_plot_training(s, qnet_trainer_program(t), options->metrics, s->options.plot);
+  qnet_trainer_destroy(t);
   if (status == QNET_STOPPED)
     fprintf(stderr,
             "stopped; the run is saved in %s. To go on, give the same command with --resume\n",
@@ -176,9 +169,9 @@ static qnet_status run(qnet_session *s, const qnet_program *p, qnet_teacher *tea
   return status == QNET_OK ? print_report(s, &report) : status;
 }
 
-static qnet_status train(qnet_session *s, qnet_program *p, const data_pair *data,
-                         const file_names *files) {
-  qnet_train_options options = train_options(s, p, files);
+static qnet_status train(qnet_session *s, qnet_program *p, const qnet_stages *stages,
+                         const data_pair *data, const file_names *files) {
+  qnet_train_options options = train_options(s, p, stages, files);
   qnet_run_fields fields;
   qnet_teacher *teacher;
   QNET_TRY(qnet_run_fields_begin(s, p, &fields));
@@ -188,7 +181,7 @@ static qnet_status train(qnet_session *s, qnet_program *p, const data_pair *data
       qnet_run_fields_add(p, &options, teacher, &data->train, &data->test, &fields, s->diag);
   options.field = fields.field;
   options.field_count = fields.count;
-  if (status == QNET_OK) status = run(s, p, teacher, &options, data);
+  if (status == QNET_OK) status = run(s, p, stages, teacher, &options, data);
   qnet_teacher_destroy(teacher);
   return status;
 }
@@ -213,10 +206,12 @@ qnet_status qnet_verb_train(qnet_session *s) {
   data_pair data = {0};
   file_names files = {0};
   qnet_arena_init(&files.arena, s->allocator);
+  qnet_stages stages = {0};
   qnet_status status = qnet_model_quant_spec(s, &p);
+  if (status == QNET_OK) status = qnet_stages_plan(s, &p, &stages);
   if (status == QNET_OK) status = name_files(s, &files);
   if (status == QNET_OK) status = load_data(s, &p, &data);
-  if (status == QNET_OK) status = train(s, &p, &data, &files);
+  if (status == QNET_OK) status = train(s, &p, &stages, &data, &files);
   qnet_arena_clear(&files.arena);
   qnet_dataset_free(&data.train);
   qnet_dataset_free(&data.test);

@@ -24,18 +24,29 @@ typedef enum {
   QNET_SCHEDULE_LINEAR
 } qnet_schedule;
 
+enum { QNET_MAX_STAGES = 8, QNET_F32_BITS = 32 };
+
+/* One stage of progressive bits: QNET_F32_BITS, or the least bits of weights and activations. */
+typedef struct qnet_stage {
+  int bits;
+  qnet_loc loc;
+} qnet_stage;
+
 typedef enum { QNET_OPTIMIZER_SGD, QNET_OPTIMIZER_ADAM } qnet_optimizer;
 
 /* The training recipe; values that the .qnet leaves out have these defaults. */
 typedef struct qnet_recipe {
-  int epochs;                 /* 10 */
-  int batch;                  /* 128 */
-  qnet_optimizer optimizer;   /* sgd */
-  double lr;                  /* 0.1; adam 0.001 */
-  double weight_decay;        /* 1e-4; adam 0 */
-  double momentum;            /* sgd: 0.9 */
-  bool nesterov;              /* sgd: false */
-  double beta1, beta2, eps;   /* adam: 0.9, 0.999, 1e-8 */
+  int epochs;                                      /* 10; with stages, of each */
+  int stage_epochs[QNET_MAX_STAGES], epoch_counts; /* where every stage has its own */
+  qnet_stage stage[QNET_MAX_STAGES];               /* descending bits */
+  int stages;                                      /* 0: bits are not progressive */
+  int batch;                                       /* 128 */
+  qnet_optimizer optimizer;                        /* sgd */
+  double lr;                                       /* 0.1; adam 0.001 */
+  double weight_decay;                             /* 1e-4; adam 0 */
+  double momentum;                                 /* sgd: 0.9 */
+  bool nesterov;                                   /* sgd: false */
+  double beta1, beta2, eps;                        /* adam: 0.9, 0.999, 1e-8 */
   bool decoupled;             /* adam: false; else its weight decay is AdamW's */
   int warmup_epochs;          /* 0: epochs in which lr rises to its full value */
   qnet_schedule schedule;     /* cosine */

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-enum { MAX_PARAMS = 6 }; /* of a word */
+enum { MAX_PARAMS = 8 }; /* of a word */
 enum { MAX_EPOCHS = 100000, MAX_BATCH = 65536, MAX_CROP = 64 };
 
 void qnet_recipe_defaults(qnet_recipe *r) {
@@ -199,8 +199,53 @@ static void set_int(qnet_sema *s, const qnet_setting *t, int64_t high, int *out)
   if (qnet_sema_to_int(s, &v, what, 1, high, &value)) *out = (int)value;
 }
 
+/* One number, or one for each stage. */
 static void set_epochs(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
-  set_int(s, t, MAX_EPOCHS, &r->epochs);
+  if (t->values.count == 1) {
+    set_int(s, t, MAX_EPOCHS, &r->epochs);
+    return;
+  }
+  int count = 0;
+  for (const qnet_expr *e = t->values.first; e; e = e->next) {
+    const qnet_sema_value v = qnet_sema_eval(s, e);
+    int64_t epochs = 1;
+    if (!qnet_sema_to_int(s, &v, "'epochs'", 1, MAX_EPOCHS, &epochs)) return;
+    if (count < QNET_MAX_STAGES) r->stage_epochs[count] = (int)epochs;
+    count++;
+  }
+  r->epoch_counts = count;
+}
+
+static void run_progressive(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) {
+  for (int i = 0; i < MAX_PARAMS && slot[i].kind != QNET_KIND_ABSENT; i++) {
+    int64_t bits = 0;
+    if (!qnet_sema_to_int(s, &slot[i], "a stage of 'progressive'", 1, QNET_F32_BITS, &bits)) return;
+    if (bits > 8 && bits != QNET_F32_BITS)
+      qnet_sema_error(s, slot[i].loc, "a stage has 1 to 8 bits, or 32 for the f32 network, not %d",
+                      (int)bits);
+    if (i > 0 && bits >= r->stage[i - 1].bits)
+      qnet_sema_error(s, slot[i].loc, "the bits of 'progressive' must descend");
+    r->stage[i] = (qnet_stage){(int)bits, slot[i].loc};
+    r->stages = i + 1;
+  }
+}
+
+static const word progressions[] = {
+    {"progressive",
+     {{"stage1", QNET_PARAM_REQUIRED},
+      {"stage2", QNET_PARAM_REQUIRED},
+      {"stage3", 0},
+      {"stage4", 0},
+      {"stage5", 0},
+      {"stage6", 0},
+      {"stage7", 0},
+      {"stage8", 0}},
+     run_progressive},
+};
+
+static void set_bits(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
+  const qnet_expr *e = single(s, t);
+  if (e) run_word(s, e, "bits", progressions, 1, r);
 }
 
 static void set_batch(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
@@ -272,6 +317,7 @@ static const setting_def settings[] = {
     {"epochs", set_epochs},     {"batch", set_batch},     {"optimizer", set_optimizer},
     {"schedule", set_schedule}, {"augment", set_augment}, {"label_smoothing", set_label_smoothing},
     {"warmup", set_warmup},     {"distill", set_distill}, {"quantizers", set_quantizers},
+    {"bits", set_bits},
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
 
@@ -300,8 +346,25 @@ static void run_setting(qnet_sema *s, const qnet_stmt *stmt, const qnet_setting 
                      "unknown setting '%s'", t->name.text);
 }
 
+/* Epochs by stage need as many stages. */
+static void check_epochs(qnet_sema *s, const qnet_stmt *stmt) {
+  const qnet_recipe *r = &s->program->recipe;
+  if (r->epoch_counts == 0 || r->epoch_counts == r->stages) return;
+  for (const qnet_setting *t = stmt->settings.first; t; t = t->next) {
+    if (strcmp(t->name.text, "epochs") != 0) continue;
+    if (r->stages == 0)
+      qnet_sema_error(
+          s, t->name.loc,
+          "'epochs' takes one value, or one for each stage of 'bits = progressive(...)'");
+    else
+      qnet_sema_error(s, t->name.loc, "%d numbers of epochs, but 'bits' has %d stages",
+                      r->epoch_counts, r->stages);
+  }
+}
+
 void qnet_sema_train(qnet_sema *s, const qnet_stmt *stmt) {
   if (!qnet_sema_first(s, stmt, &s->train, "'train'")) return;
   for (const qnet_setting *t = stmt->settings.first; t && !s->stop; t = t->next)
     run_setting(s, stmt, t);
+  check_epochs(s, stmt);
 }

@@ -25,11 +25,28 @@ typedef struct run {
   qnet_strbuf metrics; /* the lines so far */
 } run;
 
+/* The stage of an epoch of the run. */
+typedef struct span {
+  int index;
+  int64_t first, epochs;
+} span;
+
+static span stage_at(const qnet_train_options *o, int64_t epoch) {
+  span s = {0, 0, o->stages > 0 ? o->stage[0].epochs : o->epochs};
+  while (s.index + 1 < o->stages && epoch >= s.first + s.epochs) {
+    s.first += s.epochs;
+    s.epochs = o->stage[++s.index].epochs;
+  }
+  return s;
+}
+
 double qnet_train_lr(const qnet_train_options *o, int64_t step, int64_t steps_per_epoch) {
-  const double per_epoch = steps_per_epoch > 0 ? (double)steps_per_epoch : 1;
-  const double warmup = per_epoch * o->warmup_epochs, at = (double)step;
+  const int64_t steps = steps_per_epoch > 0 ? steps_per_epoch : 1;
+  const span stage = stage_at(o, step / steps);
+  const double per_epoch = (double)steps, at = (double)(step - stage.first * steps);
+  const double warmup = per_epoch * o->warmup_epochs;
   if (at < warmup) return o->lr * (at + 1) / warmup;
-  const double rest = per_epoch * (o->epochs > 0 ? o->epochs : 1) - warmup;
+  const double rest = per_epoch * (double)(stage.epochs > 0 ? stage.epochs : 1) - warmup;
   const double share = at - warmup < rest ? (at - warmup) / rest : 1;
   if (o->schedule == QNET_LR_COSINE) return o->lr * 0.5 * (1 + cos(M_PI * share));
   if (o->schedule == QNET_LR_LINEAR) return o->lr * (1 - share);
@@ -46,9 +63,14 @@ static qnet_status check_run(run *r) {
   const qnet_train_options *const o = r->options;
   const int64_t batch = r->engine->batch, available = r->train->count;
   if (o->epochs < 1) return qnet_error_in(r->diag, "--epochs", "must be at least 1");
-  if (o->warmup_epochs >= o->epochs && o->warmup_epochs > 0)
-    return qnet_error_in(r->diag, "--epochs", "%d epochs of warm-up leave none of %d to train",
-                         o->warmup_epochs, o->epochs);
+  for (int64_t at = 0; at < o->epochs && o->warmup_epochs > 0;) {
+    const span stage = stage_at(o, at);
+    if (o->warmup_epochs >= stage.epochs)
+      return qnet_error_in(r->diag, "--epochs",
+                           "%d epochs of warm-up leave none of %" PRId64 " to train",
+                           o->warmup_epochs, stage.epochs);
+    at = stage.first + stage.epochs;
+  }
   if (r->train->height != r->test->height || r->train->width != r->test->width ||
       r->train->channels != r->test->channels)
     return qnet_error_in(r->diag, "--data", "training and test images differ in size");
@@ -79,7 +101,8 @@ static void free_run(run *r) {
 
 static int64_t first_frozen(const qnet_train_options *o) {
   if (o->frozen_epochs <= 0) return o->epochs;
-  return o->frozen_epochs < o->epochs ? o->epochs - o->frozen_epochs : 0;
+  const span last = stage_at(o, o->epochs - 1);
+  return last.first + (o->frozen_epochs < last.epochs ? last.epochs - o->frozen_epochs : 0);
 }
 
 static qnet_status not_finite(const run *r, double loss, double lr) {
@@ -203,11 +226,16 @@ static qnet_status write_metrics(const run *r) {
 static qnet_status add_metrics(run *r) {
   const qnet_train_options *const o = r->options;
   const int64_t last_step = r->at.epoch * r->steps + r->at.step - 1;
+  const span stage = stage_at(o, r->at.epoch);
+  qnet_strbuf_printf(&r->metrics, "{\"epoch\": %" PRId64, r->at.epoch + 1);
+  if (o->stages > 0)
+    qnet_strbuf_printf(&r->metrics, ", \"stage\": %d, \"bits\": \"%s\"", stage.index + 1,
+                       o->stage[stage.index].name);
   qnet_strbuf_printf(&r->metrics,
-                     "{\"epoch\": %" PRId64 ", \"loss\": %.9g, \"train_correct\": %" PRId64
-                     ", \"train_images\": %" PRId64 ", \"test_correct\": %" PRId64
-                     ", \"test_images\": %" PRId64 ", \"lr\": %.9g, \"frozen\": %s}\n",
-                     r->at.epoch + 1, r->at.last_loss, r->at.correct, r->at.step * r->engine->batch,
+                     ", \"loss\": %.9g, \"train_correct\": %" PRId64 ", \"train_images\": %" PRId64
+                     ", \"test_correct\": %" PRId64 ", \"test_images\": %" PRId64
+                     ", \"lr\": %.9g, \"frozen\": %s}\n",
+                     r->at.last_loss, r->at.correct, r->at.step * r->engine->batch,
                      r->at.last_correct, r->test->count, qnet_train_lr(o, last_step, r->steps),
                      r->at.epoch >= first_frozen(o) ? "true" : "false");
   if (r->metrics.failed) return qnet_out_of_memory(r->diag);
@@ -218,7 +246,8 @@ static qnet_status save_weights(run *r) {
   const qnet_train_options *const o = r->options;
   const qnet_engine *const engine = r->engine;
   if (o->output) QNET_TRY(engine->save(engine->ctx, o->output, r->diag));
-  if (r->at.best_epoch > 0 && r->at.last_correct <= r->at.best_correct) return QNET_OK;
+  const span stage = stage_at(o, r->at.epoch);
+  if (r->at.best_epoch > stage.first && r->at.last_correct <= r->at.best_correct) return QNET_OK;
   r->at.best_epoch = r->at.epoch + 1;
   r->at.best_correct = r->at.last_correct;
   return o->best ? engine->save(engine->ctx, o->best, r->diag) : QNET_OK;
@@ -237,10 +266,25 @@ static qnet_status finish_epoch(run *r, double images_per_second) {
   return write_checkpoint(r);
 }
 
+/* Stages and phases begin with an epoch. A run that goes on from the checkpoint before it enters
+ * them itself; one from a later checkpoint finds them in there. */
+static qnet_status begin_epoch(const run *r) {
+  const qnet_engine *const engine = r->engine;
+  const qnet_train_options *const o = r->options;
+  const span stage = stage_at(o, r->at.epoch);
+  if (r->at.step > 0) return QNET_OK;
+  if (r->at.epoch == stage.first && o->stages > 0 && o->log)
+    fprintf(o->log, "stage %d of %d: %s bits\n", stage.index + 1, o->stages,
+            o->stage[stage.index].name);
+  if (r->at.epoch == stage.first && engine->enter_stage)
+    QNET_TRY(engine->enter_stage(engine->ctx, stage.index, r->diag));
+  if (r->at.epoch == first_frozen(o)) QNET_TRY(engine->enter_frozen_phase(engine->ctx, r->diag));
+  return QNET_OK;
+}
+
 static qnet_status run_epoch(run *r) {
   const qnet_engine *const engine = r->engine;
-  if (r->at.step == 0 && r->at.epoch == first_frozen(r->options))
-    QNET_TRY(engine->enter_frozen_phase(engine->ctx, r->diag));
+  QNET_TRY(begin_epoch(r));
   const double before = r->stepping;
   const int64_t steps = r->stepped;
   QNET_TRY(run_steps(r));

@@ -20,6 +20,8 @@ typedef struct qnet_engine {
                       qnet_step_result *out, qnet_diag *d);
   /* After such a loss: adds a note that says where it came from. NULL: cannot tell. */
   qnet_status (*explain)(void *ctx, qnet_diag *d);
+  /* Before the first step of a stage of the run, the first one included. NULL: nothing to do. */
+  qnet_status (*enter_stage)(void *ctx, int stage, qnet_diag *d);
   /* Enters the last phase: from now on the forward uses frozen tables (docs/numbers.md). */
   qnet_status (*enter_frozen_phase)(void *ctx, qnet_diag *d);
   /* Exact evaluation: predicted class of each of `count` images. */
@@ -41,9 +43,19 @@ typedef struct qnet_run_field {
   char value[112];
 } qnet_run_field;
 
-typedef struct qnet_train_options {
+enum { QNET_TRAIN_STAGES = 8 };
+
+/* A part of a run, with the whole schedule of the learning rate for itself. */
+typedef struct qnet_train_stage {
   int epochs;
-  int frozen_epochs; /* of these, the last ones that run on the integer grid */
+  const char *name; /* for the log and the metrics: "5/5" bits */
+} qnet_train_stage;
+
+typedef struct qnet_train_options {
+  int epochs; /* of all stages */
+  qnet_train_stage stage[QNET_TRAIN_STAGES];
+  int stages;        /* 0: the run is one stage without a name */
+  int frozen_epochs; /* of the last stage, the last ones that run on the integer grid */
   double lr;
   qnet_lr_schedule schedule;
   int warmup_epochs; /* lr rises to its full value; the schedule fills the rest */
@@ -56,7 +68,7 @@ typedef struct qnet_train_options {
 
   /* Files; NULL = not written. */
   const char *output;              /* weights of the last epoch */
-  const char *best;                /* weights of the epoch with most correct test images */
+  const char *best;                /* of the epoch of a stage with most correct test images */
   const char *metrics;             /* one JSON object a line, one line an epoch */
   const char *checkpoint;          /* the newest; its predecessor is kept as */
   const char *previous_checkpoint; /* this */
@@ -77,8 +89,9 @@ typedef struct qnet_train_report {
   double seconds, images_per_second;
 } qnet_train_report;
 
-/* Learning rate at a step of the run. Warm-up: step i of w has (i + 1) / w of it. Cosine and linear
- * fall from there to 0 at the very end; `step` counts its epochs from the beginning. */
+/* Learning rate at a step of the run. In each stage: warm-up, step i of w has (i + 1) / w of it;
+ * cosine and linear fall from there to 0 at the very end; `step` counts its epochs from the
+ * beginning. */
 double qnet_train_lr(const qnet_train_options *o, int64_t step, int64_t steps_per_epoch);
 
 /* Trains, evaluates and saves after every epoch. A loss that is not finite stops the run with a

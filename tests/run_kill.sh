@@ -186,6 +186,33 @@ check other-net fails 1 "network is small" $qnetc train other.qnet $settings -o 
   --resume
 check other-keeps cmp c.ckpt new.ckpt
 
+# ---- progressive bits ---------------------------------------------------------------------------
+# Killed in the middle of each stage and as soon as each stage's last epoch is in the metrics.
+sed 's/epochs = 6/epochs = 2, 1, 2  bits = progressive(32, 3, 2)/' small.qnet >stages.qnet
+stages() {
+  stages_name=$1
+  shift
+  $train_prefix $qnetc train stages.qnet --data=data --threads=1 --checkpoint-steps=7 \
+    -o "$stages_name.safetensors" "$@"
+}
+check stages stages p
+for lines in 0 1 2 3 4; do
+  (
+    train_prefix=exec
+    stages q --resume
+  ) >/dev/null 2>&1 &
+  pid=$!
+  while { [ ! -e q.ckpt ] || [ "$(cat q.metrics.jsonl 2>/dev/null | wc -l)" -lt $lines ]; } &&
+    kill -0 $pid 2>/dev/null; do sleep 0.005; done
+  kill -9 $pid 2>/dev/null
+  wait $pid 2>/dev/null
+done
+check stages-resumed stages q --resume
+for end in safetensors best.safetensors metrics.jsonl ckpt; do
+  check "stages-$end" cmp p.$end q.$end
+done
+check other-stages fails 1 "list of stages is 32 x 2, 3/3 x 1, 2/2 x 2" stages q --resume --epochs=2
+
 # ---- with a teacher, and with Adam ----------------------------------------------------------------
 sed 's/sgd(.*)$/adam(lr = 0.01)  schedule = linear  warmup = 1/' small.qnet >adam.qnet
 settings="--data=data --threads=1 --init=whole.safetensors --distill=whole.safetensors"

@@ -122,18 +122,30 @@ static inline void test_must_fail(const char *set, const char *options, const ch
   free(reports);
 }
 
-/* A tensor of OUT.safetensors, to be released. */
-static inline qnet_blob *test_tensor(const char *out, const char *name) {
+static inline void test_open(const char *out, qnet_tensor_file *f) {
   char path[700];
   snprintf(path, sizeof path, "%s/%s.safetensors", directory, out);
+  qnet_tensor_file_init(f, qnet_allocator_system());
+  assert_int_equal(qnet_tensor_file_read(f, path, NULL), QNET_OK);
+}
+
+/* A tensor of OUT.safetensors, to be released. */
+static inline qnet_blob *test_tensor(const char *out, const char *name) {
   qnet_tensor_file f;
-  qnet_tensor_file_init(&f, qnet_allocator_system());
-  assert_int_equal(qnet_tensor_file_read(&f, path, NULL), QNET_OK);
+  test_open(out, &f);
   qnet_blob *b = qnet_tensor_file_find(&f, name);
-  if (b == NULL) fail_msg("no tensor '%s' in %s", name, path);
+  if (b == NULL) fail_msg("no tensor '%s' in %s", name, out);
   qnet_blob_retain(b);
   qnet_tensor_file_free(&f);
   return b;
+}
+
+static inline void test_meta(const char *out, const char *key, char *value, size_t size) {
+  qnet_tensor_file f;
+  test_open(out, &f);
+  const char *text = qnet_tensor_file_meta(&f, key);
+  snprintf(value, size, "%s", text != NULL ? text : "");
+  qnet_tensor_file_free(&f);
 }
 
 static inline float test_value(const char *out, const char *name) {

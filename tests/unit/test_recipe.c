@@ -38,10 +38,96 @@ static void test_rate_without_gradient(void **state) {
   free(reports);
 }
 
+enum { MAX_METRICS = 8192 };
+
+static void read_metrics(const char *out, char text[MAX_METRICS]) {
+  char path[700];
+  snprintf(path, sizeof path, "%s/%s.metrics.jsonl", directory, out);
+  FILE *f = fopen(path, "r");
+  assert_non_null(f);
+  text[fread(text, 1, MAX_METRICS - 1, f)] = '\0';
+  fclose(f);
+}
+
+/* A member of the last line of metrics. */
+static double last_metric(const char *metrics, const char *key) {
+  const char *at = NULL;
+  for (const char *next = metrics; (next = strstr(next, key)) != NULL; next++)
+    at = next;
+  assert_non_null(at);
+  return strtod(at + strlen(key), NULL);
+}
+
+static void check_stages(const char *metrics) {
+  static const char *const lines[] = {"{\"epoch\": 3, \"stage\": 1, \"bits\": \"32\"",
+                                      "{\"epoch\": 4, \"stage\": 2, \"bits\": \"3/3\"",
+                                      "{\"epoch\": 5, \"stage\": 3, \"bits\": \"2/2\"",
+                                      "{\"epoch\": 8, \"stage\": 3, \"bits\": \"2/2\""};
+  for (int i = 0; i < COUNT(lines); i++)
+    if (strstr(metrics, lines[i]) == NULL) fail_msg("no '%s' in\n%s", lines[i], metrics);
+  const char *frozen = strstr(metrics, "\"frozen\": true");
+  assert_non_null(frozen);
+  assert_null(strchr(frozen, '{')); /* the last line alone */
+}
+
+/* One run from f32 to 2 bits; what it leaves is of 2 bits and has learned. */
+static void test_progressive(void **state) {
+  (void)state;
+  static const char *const methods[] = {"lqnets", "lsq", "qil", "lcq", "dq", "apot"};
+  for (int i = 0; i < COUNT(methods); i++) {
+    char quantize[100];
+    snprintf(quantize, sizeof quantize, "quantize %s(weights = 2, activations = 2) %s", methods[i],
+             "except first, last");
+    test_write_net(quantize, "epochs = 3, 1, 4  bits = progressive(32, 3, 2)");
+    test_must_train("waves", "out", "");
+    char metrics[MAX_METRICS], bits[16];
+    read_metrics("out", metrics);
+    check_stages(metrics);
+    const double correct = last_metric(metrics, "\"test_correct\": ");
+    print_message("%s: %g of %d\n", methods[i], correct, TEST_TEST_IMAGES);
+    assert_true(correct > 0.8 * TEST_TEST_IMAGES);
+    test_meta("out", "qnet.bits", bits, sizeof bits);
+    assert_string_equal(bits, "2/2");
+  }
+}
+
+/* The best of a stage is not compared with that of another: f32 would win. */
+static void test_best_of_stage(void **state) {
+  (void)state;
+  test_write_net("quantize lsq(weights = 2, activations = 2) except first, last",
+                 "epochs = 4, 1  bits = progressive(32, 2)");
+  test_must_train("waves", "out", "");
+  char bits[16];
+  test_meta("out.best", "qnet.bits", bits, sizeof bits);
+  assert_string_equal(bits, "2/2");
+}
+
+static void test_progressive_refused(void **state) {
+  (void)state;
+  static const char quantize[] = "quantize lqnets(weights = 2, activations = 3) except first, last";
+  test_write_net(quantize, "bits = progressive(32, 5, 2)");
+  test_must_fail("waves", "", "net.qnet:11:26: error: a stage of 5 bits, but 'lqnets' has 1 to 4",
+                 "bits = progressive(32, 5, 2)\n                         ^");
+  test_write_net(quantize, "bits = progressive(32, 4, 3)");
+  test_must_fail("waves", "", "net.qnet:11:29: error: the last stage has 3 bits",
+                 "net.qnet:3:3: note: as 'quantize' says here");
+  test_write_net(quantize, "bits = progressive(32, 3, 4)");
+  test_must_fail("waves", "", "net.qnet:11:29: error: the bits of 'progressive' must descend", "^");
+  test_write_net(quantize, "bits = progressive(16, 2)");
+  test_must_fail("waves", "", "net.qnet:11:22: error: a stage has 1 to 8 bits, or 32", "^~");
+  test_write_net(quantize, "bits = progressive(32, 2)  epochs = 1, 2, 3");
+  test_must_fail("waves", "", "net.qnet:11:30: error: 3 numbers of epochs, but 'bits' has 2", "^");
+  test_write_net(quantize, "epochs = 1, 2");
+  test_must_fail("waves", "", "net.qnet:11:3: error: 'epochs' takes one value", "^");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup(test_quantizer_rate, prepare),
       cmocka_unit_test_setup(test_rate_without_gradient, prepare),
+      cmocka_unit_test_setup(test_progressive, prepare),
+      cmocka_unit_test_setup(test_best_of_stage, prepare),
+      cmocka_unit_test_setup(test_progressive_refused, prepare),
   };
   return cmocka_run_group_tests(tests, test_make_directory, remove_directory);
 }
