@@ -4,16 +4,16 @@
  * dx = dy (slope + tilt x), and the sums of dy and of dy x by cell, from which every parameter's
  * gradient follows.
  *
- * Few cells: one pass a bound over a range in the cache, all elements at once; sums above each
- * bound are taken in fixed lanes, cells are differences. Many cells: each element's cell is
- * searched. Sums of a range are f32 lanes, ranges are added up in f64 and in order.
- *
- * nn.code_stats channel by channel: code by code, all channels of a row at once. */
+ * Few cells: all elements of a range against a few bounds at once (lanes.h). Many cells, or slopes
+ * that change inside a cell: each element's cell is searched. Ranges are added up in f64 and in
+ * order. */
+#include "codegen/lanes.h"
 #include "codegen/plan_internal.h"
 #include "support/simd.h"
+#include <math.h>
 #include <string.h>
 
-enum { FEW = 32, LANES = 16 };
+enum { FEW = QNET_LANE_RANKS, MAX_CELLS = 512 /* a power of two */ };
 
 /* One table; sum[n] and sum_x[n] are added to. */
 typedef struct cell_table {
@@ -24,42 +24,6 @@ typedef struct cell_table {
 
 /* ---- few cells --------------------------------------------------------------------------------*/
 
-QNET_SIMD_BODY void fill_above_body(const float *x, int64_t n, float bound, float value, float *y) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; i++)
-    y[i] = x[i] > bound ? value : y[i];
-}
-QNET_SIMD_DISPATCH(fill_above, (const float *x, int64_t n, float bound, float value, float *y),
-                   (x, n, bound, value, y))
-
-QNET_SIMD_BODY void sums_above_body(const float *x, const float *dy, int64_t n, float bound,
-                                    double *sum, double *sum_x) {
-  float lane[LANES] = {0}, lane_x[LANES] = {0};
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) {
-#pragma omp simd
-    for (int j = 0; j < LANES; j++) {
-      const float g = x[i + j] > bound ? dy[i + j] : 0;
-      lane[j] += g;
-      lane_x[j] += g * x[i + j];
-    }
-  }
-  for (int j = 0; i < n; i++, j++) {
-    const float g = x[i] > bound ? dy[i] : 0;
-    lane[j] += g;
-    lane_x[j] += g * x[i];
-  }
-  *sum = *sum_x = 0;
-  for (int j = 0; j < LANES; j++) {
-    *sum += (double)lane[j];
-    *sum_x += (double)lane_x[j];
-  }
-}
-QNET_SIMD_DISPATCH(sums_above,
-                   (const float *x, const float *dy, int64_t n, float bound, double *sum,
-                    double *sum_x),
-                   (x, dy, n, bound, sum, sum_x))
-
 QNET_SIMD_BODY void multiply_body(const float *dy, const float *slope, int64_t n, float *dx) {
 #pragma omp simd
   for (int64_t i = 0; i < n; i++)
@@ -68,53 +32,65 @@ QNET_SIMD_BODY void multiply_body(const float *dy, const float *slope, int64_t n
 QNET_SIMD_DISPATCH(multiply, (const float *dy, const float *slope, int64_t n, float *dx),
                    (dy, slope, n, dx))
 
-static void few_sums(const cell_table *t, const float *x, const float *dy, int64_t n) {
-  double above, above_x, next, next_x;
-  sums_above(x, dy, n, -__builtin_inff(), &above, &above_x);
-  for (int64_t k = 0; k + 1 < t->n; k++) {
-    sums_above(x, dy, n, t->bound[k], &next, &next_x);
-    t->sum[k] += above - next;
-    t->sum_x[k] += above_x - next_x;
-    above = next, above_x = next_x;
-  }
-  t->sum[t->n - 1] += above;
-  t->sum_x[t->n - 1] += above_x;
-}
-
 static bool is_level(const cell_table *t) {
   for (int64_t k = 0; k < t->n; k++)
     if (t->tilt[k] != 0) return false;
   return true;
 }
 
-/* n <= QNET_PLAN_RANGE. Without tilt a pass is needed only where the slope changes. */
-static void few_gradients(const cell_table *t, const float *x, const float *dy, int64_t n,
-                          float *dx) {
-  float slope[QNET_PLAN_RANGE];
-  for (int64_t i = 0; i < n; i++)
-    slope[i] = t->slope[0];
-  for (int64_t k = 0; k + 1 < t->n; k++)
-    if (t->slope[k] != t->slope[k + 1]) fill_above(x, n, t->bound[k], t->slope[k + 1], slope);
-  multiply(dy, slope, n, dx);
+/* The same function of x by fewer cells: neighbours of equal slope become one. */
+static qnet_lane_table merge_slopes(const cell_table *t, float *bound, float *slope) {
+  int n = 1;
+  slope[0] = t->slope[0];
+  for (int64_t k = 1; k < t->n; k++) {
+    if (t->slope[k] == slope[n - 1]) continue;
+    bound[n - 1] = t->bound[k - 1];
+    slope[n++] = t->slope[k];
+  }
+  return (qnet_lane_table){n, bound, slope};
+}
+
+static void few_cells(const cell_table *t, const float *x, const float *dy, int64_t n, float *dx) {
+  float bound[FEW], slope[FEW], factor[QNET_PLAN_RANGE];
+  const qnet_lane_table cells = {(int)t->n, t->bound, NULL};
+  const qnet_lane_table slopes = merge_slopes(t, bound, slope);
+  for (int64_t at = 0; at < n; at += QNET_PLAN_RANGE) {
+    const int64_t part = n - at < QNET_PLAN_RANGE ? n - at : QNET_PLAN_RANGE;
+    qnet_lanes_weigh(&cells, x + at, dy + at, part, t->sum, t->sum_x);
+    qnet_lanes_pick(&slopes, x + at, part, factor);
+    multiply(dy + at, factor, part, dx + at);
+  }
 }
 
 /* ---- many cells -------------------------------------------------------------------------------*/
 
-static int64_t find_cell(const cell_table *t, float x) {
-  int64_t low = 0, high = t->n - 1;
-  while (low < high) {
-    const int64_t middle = (low + high) / 2;
-    if (x > t->bound[middle])
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
+/* Cells by halving steps without branches: bounds beyond the last are +inf up to 2^k - 1. */
+typedef struct search {
+  int first_step;
+  float bound[MAX_CELLS];
+} search;
+
+static void begin_search(const cell_table *t, search *s) {
+  int size = 1;
+  while (size < t->n)
+    size *= 2;
+  s->first_step = size / 2;
+  for (int64_t k = 0; k < size - 1; k++)
+    s->bound[k] = k < t->n - 1 ? t->bound[k] : INFINITY;
+}
+
+static int find_cell(const search *s, float x) {
+  int cell = 0;
+  for (int step = s->first_step; step > 0; step /= 2)
+    cell += (x > s->bound[cell + step - 1]) * step;
+  return cell;
 }
 
 static void many_cells(const cell_table *t, const float *x, const float *dy, int64_t n, float *dx) {
+  search s;
+  begin_search(t, &s);
   for (int64_t i = 0; i < n; i++) {
-    const int64_t k = find_cell(t, x[i]);
+    const int k = find_cell(&s, x[i]);
     t->sum[k] += (double)dy[i];
     t->sum_x[k] += (double)dy[i] * (double)x[i];
     dx[i] = dy[i] * (t->slope[k] + t->tilt[k] * x[i]);
@@ -124,21 +100,22 @@ static void many_cells(const cell_table *t, const float *x, const float *dy, int
 /* dx may be dy. */
 static void cell_gradients(const cell_table *t, const float *x, const float *dy, int64_t n,
                            float *dx) {
-  if (t->n > FEW || !is_level(t)) {
+  if (t->n <= FEW && is_level(t))
+    few_cells(t, x, dy, n, dx);
+  else
     many_cells(t, x, dy, n, dx);
-    return;
-  }
-  for (int64_t at = 0; at < n; at += QNET_PLAN_RANGE) {
-    const int64_t part = n - at < QNET_PLAN_RANGE ? n - at : QNET_PLAN_RANGE;
-    few_sums(t, x + at, dy + at, part);
-    few_gradients(t, x + at, dy + at, part, dx + at);
-  }
 }
 
 /* ---- one table for all rows -------------------------------------------------------------------*/
 
+static qnet_status check_cells(qnet_plan *p, qnet_plan_step *s, qnet_diag *d) {
+  (void)p;
+  if (s->in[2]->type->dim[1] <= MAX_CELLS) return QNET_OK;
+  return qnet_error(d, s->op->loc, "a quantizer's gradient has at most %d cells", MAX_CELLS);
+}
+
 static qnet_status prepare_one_table(qnet_plan *p, qnet_plan_step *s, qnet_diag *d) {
-  (void)d;
+  QNET_TRY(check_cells(p, s, d));
   s->state = &p->group[s->group];
   s->partial_bytes = s->out[1]->bytes + s->out[2]->bytes;
   return QNET_OK;
@@ -194,45 +171,14 @@ static void filter_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
 }
 
 const qnet_plan_kernel qnet_plan_cell_grad_filters = {
-    .rows = filter_rows, .row_in = 31, .row_out = 7};
+    .prepare = check_cells, .rows = filter_rows, .row_in = 31, .row_out = 7};
 
 /* ---- statistics by channel: operands x, code; results count, sum ------------------------------*/
 
-/* What has the code in rows of `stride` channels, for the first `width` <= LANES of them. */
-QNET_SIMD_BODY void channel_sums_body(const float *x, const uint8_t *code, int64_t rows,
-                                      int64_t stride, int width, int wanted, int32_t *count,
-                                      float *sum) {
-  for (int64_t r = 0; r < rows; r++, x += stride, code += stride) {
-#pragma omp simd
-    for (int c = 0; c < width; c++) {
-      const bool hit = code[c] == wanted;
-      count[c] += hit;
-      sum[c] += hit ? x[c] : 0;
-    }
-  }
-}
-QNET_SIMD_DISPATCH(channel_sums,
-                   (const float *x, const uint8_t *code, int64_t rows, int64_t stride, int width,
-                    int wanted, int32_t *count, float *sum),
-                   (x, code, rows, stride, width, wanted, count, sum))
-
 static void channel_stats_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
-  const int64_t codes = s->out[0]->type->dim[1];
-  int64_t *count = r->partial;
   double *sum = (double *)((char *)r->partial + s->out[0]->bytes);
-  for (int64_t c = 0; c < s->width; c += LANES) {
-    const int width = s->width - c < LANES ? (int)(s->width - c) : LANES;
-    for (int k = 0; k < codes; k++) {
-      int32_t counts[LANES] = {0};
-      float sums[LANES] = {0};
-      channel_sums((const float *)r->in[0] + c, (const uint8_t *)r->in[1] + c, r->count, s->width,
-                   width, k, counts, sums);
-      for (int j = 0; j < width; j++) {
-        count[(c + j) * codes + k] = counts[j];
-        sum[(c + j) * codes + k] = (double)sums[j];
-      }
-    }
-  }
+  qnet_lanes_channel_sums(r->in[0], r->in[1], r->count, s->width, s->out[0]->type->dim[1],
+                          r->partial, sum);
 }
 
 static qnet_status prepare_channel_stats(qnet_plan *p, qnet_plan_step *s, qnet_diag *d) {

@@ -1,14 +1,15 @@
 /* Quantizers: rank = #{k : x > t_k}, value = level[rank], code = perm[rank], and in the same pass
  * the count and the sum of x by code, from which the quantizer learns.
  *
- * Few levels: one pass a threshold over a range in the cache, all elements at once; what lies above
- * each threshold is counted, ranks are differences. Many levels (8 bits): the rank is guessed from
- * equal spacing and corrected by comparison, so that any table gives the defined rank. */
+ * Few levels: all elements of a range against a few thresholds at once (lanes.h). Many levels (6
+ * bits and more): the rank is guessed from equal spacing and corrected by comparison, so that any
+ * table gives the defined rank. */
+#include "codegen/lanes.h"
 #include "codegen/plan_internal.h"
 #include "support/simd.h"
 #include <string.h>
 
-enum { FEW = 16, LANES = 16, MAX_LEVELS = 256 };
+enum { FEW = QNET_LANE_RANKS, MAX_LEVELS = 256 };
 
 typedef struct decision {
   int n; /* levels */
@@ -18,17 +19,7 @@ typedef struct decision {
 
 /* ---- few levels -------------------------------------------------------------------------------*/
 
-/* Raises to `level` (`code`) what lies above the threshold. */
-QNET_SIMD_BODY void raise_values_body(const float *x, int64_t n, float threshold, float level,
-                                      float *y) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; i++)
-    y[i] = x[i] > threshold ? level : y[i];
-}
-QNET_SIMD_DISPATCH(raise_values,
-                   (const float *x, int64_t n, float threshold, float level, float *y),
-                   (x, n, threshold, level, y))
-
+/* Raises to `code` what lies above the threshold. */
 QNET_SIMD_BODY void raise_codes_body(const float *x, int64_t n, float threshold, uint8_t code,
                                      uint8_t *y) {
 #pragma omp simd
@@ -39,39 +30,8 @@ QNET_SIMD_DISPATCH(raise_codes,
                    (const float *x, int64_t n, float threshold, uint8_t code, uint8_t *y),
                    (x, n, threshold, code, y))
 
-/* Count and sum above the threshold, in fixed lanes. */
-QNET_SIMD_BODY void sum_above_body(const float *x, int64_t n, float threshold, int64_t *count,
-                                   double *sum) {
-  float sums[LANES] = {0};
-  int32_t counts[LANES] = {0};
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) {
-#pragma omp simd
-    for (int j = 0; j < LANES; j++) {
-      sums[j] += x[i + j] > threshold ? x[i + j] : 0;
-      counts[j] += x[i + j] > threshold;
-    }
-  }
-  for (int j = 0; i < n; i++, j++) {
-    sums[j] += x[i] > threshold ? x[i] : 0;
-    counts[j] += x[i] > threshold;
-  }
-  *count = 0;
-  *sum = 0;
-  for (int j = 0; j < LANES; j++) {
-    *count += counts[j];
-    *sum += (double)sums[j];
-  }
-}
-QNET_SIMD_DISPATCH(sum_above,
-                   (const float *x, int64_t n, float threshold, int64_t *count, double *sum),
-                   (x, n, threshold, count, sum))
-
-static void few_values(const decision *t, const float *x, int64_t n, float *y) {
-  for (int64_t i = 0; i < n; i++)
-    y[i] = t->level[0];
-  for (int k = 0; k + 1 < t->n; k++)
-    raise_values(x, n, t->threshold[k], t->level[k + 1], y);
+static qnet_lane_table lanes_of(const decision *t) {
+  return (qnet_lane_table){t->n, t->threshold, t->level};
 }
 
 static void few_codes(const decision *t, const float *x, int64_t n, uint8_t *code) {
@@ -80,22 +40,17 @@ static void few_codes(const decision *t, const float *x, int64_t n, uint8_t *cod
     raise_codes(x, n, t->threshold[k], t->perm[k + 1], code);
 }
 
-/* Adds to count and sum by code. Ranks below the first threshold are all minus what is above. */
-static void few_stats(const decision *t, const float *x, int64_t n, int64_t *count, double *sum) {
-  int64_t above = n;
-  double total;
-  sum_above(x, n, -__builtin_inff(), &(int64_t){0}, &total);
-  for (int k = 0; k + 1 < t->n; k++) {
-    int64_t next;
-    double next_total;
-    sum_above(x, n, t->threshold[k], &next, &next_total);
-    count[t->perm[k]] += above - next;
-    sum[t->perm[k]] += total - next_total;
-    above = next;
-    total = next_total;
+/* Adds to count and sum by code. */
+static void few_values_and_stats(const decision *t, const float *x, int64_t n, float *y,
+                                 int64_t *count, double *sum) {
+  const qnet_lane_table lanes = lanes_of(t);
+  int64_t counts[FEW] = {0};
+  double sums[FEW] = {0};
+  qnet_lanes_pick_and_sum(&lanes, x, n, y, counts, sums);
+  for (int k = 0; k < t->n; k++) {
+    count[t->perm[k]] += counts[k];
+    sum[t->perm[k]] += sums[k];
   }
-  count[t->perm[t->n - 1]] += above;
-  sum[t->perm[t->n - 1]] += total;
 }
 
 /* ---- many levels ------------------------------------------------------------------------------*/
@@ -118,7 +73,7 @@ static int find_rank(const decision *t, float density, float x) {
   return rank;
 }
 
-/* y, code, count may be NULL. */
+/* y, code, count may be NULL; count only with y. */
 static void many_levels(const decision *t, const float *x, int64_t n, float *y, uint8_t *code,
                         int64_t *count, double *sum) {
   const float density = rank_density(t);
@@ -138,9 +93,12 @@ static void quantize(const decision *t, const float *x, int64_t n, float *y, uin
     many_levels(t, x, n, y, code, count, sum);
     return;
   }
-  if (y != NULL) few_values(t, x, n, y);
+  const qnet_lane_table lanes = lanes_of(t);
+  if (count != NULL)
+    few_values_and_stats(t, x, n, y, count, sum);
+  else if (y != NULL)
+    qnet_lanes_pick(&lanes, x, n, y);
   if (code != NULL) few_codes(t, x, n, code);
-  if (count != NULL) few_stats(t, x, n, count, sum);
 }
 
 /* ---- nn.quantize: operands x, threshold, level, perm; results y, code, count, sum -------------*/

@@ -116,6 +116,23 @@ static void test_step_quantized(void **state) {
                 2e-2);
 }
 
+/* The other ways to learn: cells with and without tilt, statistics by channel, many levels. */
+static void test_step_learned(void **state) {
+  (void)state;
+  static const char *const quantizers[] = {
+      "lsq,weights=2,activations=2",       "qil,weights=2,activations=2",
+      "qil,weights=3,activations=4",       "lcq,weights=2,activations=2",
+      "lcq_exact,weights=3,activations=3", "dq,weights=2,activations=2",
+      "dq,weights=3,activations=3",        "lsq,weights=5,activations=6"};
+  for (size_t i = 0; i < sizeof quantizers / sizeof *quantizers; i++) {
+    char pipeline[160];
+    snprintf(pipeline, sizeof pipeline,
+             "batch{n=6},insert-quantizers{quantizer=%s,first=8,last=8},autodiff", quantizers[i]);
+    print_message("%s\n", quantizers[i]);
+    compare_steps(pipeline, 1, 2e-2);
+  }
+}
+
 /* ---- exact ------------------------------------------------------------------------------------*/
 
 /* The interpreter's result and the plan's on the same images must be the same bytes. */
@@ -300,6 +317,7 @@ int main(void) {
       cmocka_unit_test(test_step_f32),
       cmocka_unit_test(test_step_adam),
       cmocka_unit_test(test_step_quantized),
+      cmocka_unit_test(test_step_learned),
       cmocka_unit_test(test_exact_random_networks),
       cmocka_unit_test(test_exact_f32),
       cmocka_unit_test(test_exact_frozen_training),
