@@ -41,7 +41,7 @@ double qnet_normal_top(qnet_role role, int bits) {
   static const double weight[] = {0.996, 0.996, 1.758, 2.346, 2.822, 3.22, 3.58, 3.92};
   static const double activation[] = {1.22, 1.952, 2.474, 2.899, 3.27, 3.61, 3.93, 4.2};
   const int i = bits < 1 ? 0 : bits > 8 ? 7 : bits - 1;
-  return role == QNET_ROLE_WEIGHT ? weight[i > 0 ? i - 1 : 0] : activation[i];
+  return role == QNET_ROLE_WEIGHT ? weight[i] : activation[i];
 }
 
 double qnet_best_top(double largest, qnet_top_error error, void *context, const float *x,

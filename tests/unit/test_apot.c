@@ -51,20 +51,21 @@ static void test_normalised(void **state) {
 }
 
 /* With the choice of level frozen: Q = s (v + L0 - v0) inside, s times the end outside. */
-static void test_gradients(void **state) {
-  (void)state;
+static void check_gradients(int bits) {
+  static const double largest[] = {1, 4, 10, 48}; /* of the sets of 1 .. 4 bits */
   static const float points[] = {-9, -1.2f, 0.1f, 0.7f, 1.9f, 2.2f, 8};
   for (int role = 0; role < 2; role++)
     for (int i = 0; i < COUNT(points); i++) {
       float param[TEST_MAX_PARAM];
       test_sums sums;
       const bool weight = role == QNET_ROLE_WEIGHT;
-      qnet_quantizer_site s = test_site(&qnet_quantizer_apot, (qnet_role)role, 3, param);
+      qnet_quantizer_site s = test_site(&qnet_quantizer_apot, (qnet_role)role, bits, param);
       const double s0 = 0.4, mean = weight ? 0.25 : 0, deviation = weight ? 1.5 : 1;
       param[QNET_SET_STEP] = (float)s0;
       param[QNET_SET_MEAN] = (float)mean;
       param[QNET_SET_DEVIATION] = (float)deviation;
-      const double v0 = ((double)points[i] - mean) / deviation / s0, end = weight ? 4 : 10;
+      const double v0 = ((double)points[i] - mean) / deviation / s0,
+                   end = largest[weight ? bits - 2 : bits - 1];
       const double value = (double)test_quantize(&s, points[i]) / deviation / s0;
       const bool low = v0<(weight ? -end : 0), high = v0> end;
       double q[2];
@@ -79,6 +80,12 @@ static void test_gradients(void **state) {
       assert_near(qnet_scaled_set_gradient(&s, sums.dy, sums.dyx), (q[1] - q[0]) / 2e-5, 1e-4);
       assert_near(sums.dx, weight || (!low && !high), 0);
     }
+}
+
+static void test_gradients(void **state) {
+  (void)state;
+  for (int bits = 2; bits <= 4; bits++)
+    check_gradients(bits);
 }
 
 int main(void) {

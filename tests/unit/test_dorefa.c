@@ -43,11 +43,10 @@ static void test_one_bit(void **state) {
   assert_near(sums.dx, 1, 0);
 }
 
-static void test_gradients(void **state) {
-  (void)state;
+static void check_gradients(int bits) {
   float param[TEST_MAX_PARAM];
   test_sums sums;
-  qnet_quantizer_site s = test_site(&qnet_quantizer_dorefa, QNET_ROLE_WEIGHT, 2, param);
+  qnet_quantizer_site s = test_site(&qnet_quantizer_dorefa, QNET_ROLE_WEIGHT, bits, param);
   qnet_quantizer_dorefa.fit(&s, w, COUNT(w));
   for (int i = 0; i < COUNT(w) - 1; i++) {
     const double x = (double)w[i], h = 1e-5;
@@ -55,6 +54,12 @@ static void test_gradients(void **state) {
     test_point(&s, w[i], &sums);
     assert_near(sums.dx, slope, 1e-3);
   }
+}
+
+static void test_gradients(void **state) {
+  (void)state;
+  for (int bits = 2; bits <= 4; bits++)
+    check_gradients(bits);
 }
 
 static void test_activations(void **state) {

@@ -51,17 +51,55 @@ static double squared_error(const qnet_quantizer *q, const qnet_quantizer_site *
 
 static void test_initial_basis(void **state) {
   (void)state;
-  static const float activation[] = {0.449667f, 0.899333f};
+  static const float step[] = {1.349f, 0.44967f, 0.19271f, 0.08993f};
   float param[MAX_PARAM];
-  qnet_quantizer_site s = make_site(QNET_ROLE_ACTIVATION, 2, param);
-  qnet_quantizer_lqnets.init(&s);
-  for (int k = 0; k < 2; k++)
-    assert_near(param[k], activation[k], 1e-5);
+  qnet_quantizer_site s;
+  for (int bits = 1; bits <= 4; bits++) {
+    float top = 0;
+    s = make_site(QNET_ROLE_ACTIVATION, bits, param);
+    qnet_quantizer_lqnets.init(&s);
+    for (int k = 0; k < bits; k++) {
+      assert_near(param[k], step[bits - 1] * (float)(1 << k), 5e-5);
+      top += param[k];
+    }
+    assert_near(top, 1.349, 1e-5);
+  }
   s = make_site(QNET_ROLE_WEIGHT, 2, param);
   s.fan = 144;
   qnet_quantizer_lqnets.init(&s);
   for (int k = 0; k < 2; k++)
     assert_near(param[k], 0.6745 * sqrt(2.0 / 144) / 2 * (1 << k), 1e-6);
+}
+
+static float quantize(const qnet_quantizer_site *s, float x) {
+  float level[QNET_MAX_LEVELS], threshold[QNET_MAX_LEVELS], sorted[QNET_MAX_LEVELS];
+  uint8_t perm[QNET_MAX_LEVELS];
+  const int n = qnet_quantizer_lqnets.levels(s, level);
+  int rank = 0;
+  qnet_quantizer_sort(level, n, threshold, sorted, perm);
+  while (rank < n - 1 && x > threshold[rank])
+    rank++;
+  return sorted[rank];
+}
+
+/* Values by the basis as it is; 0.4 and 0, on thresholds, go to the lower level. */
+static void test_values(void **state) {
+  (void)state;
+  static const float w[] = {-0.9f, -0.35f, -0.2f, 0.05f, 0.15f, 0.4f, 0.55f, 1.1f};
+  static const float wq[] = {-0.6f, -0.2f, -0.2f, 0.2f, 0.2f, 0.2f, 0.6f, 0.6f};
+  static const float x[] = {0, 0, 0.1f, 0.3f, 0.5f, 0.7f, 0.9f, 1.6f};
+  static const float xq[] = {0, 0, 0, 0.4497f, 0.4497f, 0.8993f, 0.8993f, 1.349f};
+  float param[MAX_PARAM] = {0.2f, 0.4f};
+  qnet_quantizer_site s = make_site(QNET_ROLE_WEIGHT, 2, param);
+  for (int i = 0; i < COUNT(w); i++)
+    assert_near(quantize(&s, w[i]), wq[i], 1e-6);
+  s = make_site(QNET_ROLE_WEIGHT, 1, param);
+  assert_near(quantize(&s, 0), -0.2, 1e-6);
+  s = make_site(QNET_ROLE_ACTIVATION, 2, param);
+  param[0] = 0.4497f;
+  param[1] = 0.8993f;
+  for (int i = 0; i < COUNT(x); i++)
+    assert_near(quantize(&s, x[i]), xq[i], 1e-6);
 }
 
 /* A filter at two bits with basis (0.2, 0.4). 0.4 lies on a threshold and goes to the lower level.
@@ -85,6 +123,13 @@ static void test_weight_step(void **state) {
   assert_near(param[1], 0.539998, 1e-5);
   assert_near(squared_error(&qnet_quantizer_lqnets, &s, x, COUNT(x)), 0.238, 1e-4);
   assert_near(param[4], 1, 0);
+  /* After very many updates it moves a tenth of the way. */
+  param[0] = param[2] = 0.2f;
+  param[1] = param[3] = 0.4f;
+  param[4] = 1e6f;
+  qnet_quantizer_lqnets.update(&s, count, sum);
+  assert_near(param[0], 0.2110, 1e-5);
+  assert_near(param[1], 0.4140, 1e-5);
 }
 
 static void test_activation_step(void **state) {
@@ -316,6 +361,7 @@ static void test_uniform(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_initial_basis),
+      cmocka_unit_test(test_values),
       cmocka_unit_test(test_weight_step),
       cmocka_unit_test(test_activation_step),
       cmocka_unit_test(test_degenerate_batches),

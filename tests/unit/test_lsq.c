@@ -38,15 +38,15 @@ static void test_values(void **state) {
 
 /* With rounding frozen, Q = s (x / s + r - x0 / s0) inside the range and s times its end outside.
  */
-static void test_gradients(void **state) {
-  (void)state;
+static void check_gradients(int bits) {
   static const float points[] = {-2.3f, -0.71f, -0.2f, 0.09f, 0.34f, 0.9f, 5};
   for (int role = 0; role < 2; role++)
     for (int i = 0; i < COUNT(points); i++) {
       float param[TEST_MAX_PARAM];
-      const double x = (double)points[i], s0 = 0.3, low = role == QNET_ROLE_WEIGHT ? -4 : 0;
-      const double high = role == QNET_ROLE_WEIGHT ? 3 : 7;
-      qnet_quantizer_site s = test_site(&qnet_quantizer_lsq, (qnet_role)role, 3, param);
+      const double x = (double)points[i], s0 = 0.3, half = 1 << (bits - 1);
+      const double low = role == QNET_ROLE_WEIGHT ? -half : 0;
+      const double high = role == QNET_ROLE_WEIGHT ? half - 1 : 2 * half - 1;
+      qnet_quantizer_site s = test_site(&qnet_quantizer_lsq, (qnet_role)role, bits, param);
       param[0] = (float)s0;
       const double offset = round(x / s0) - x / s0;
       double difference[2];
@@ -61,6 +61,12 @@ static void test_gradients(void **state) {
                   (difference[1] - difference[0]) / 2e-4, 1e-5);
       assert_near(sums.dx, x / s0 >= low && x / s0 <= high, 0);
     }
+}
+
+static void test_gradients(void **state) {
+  (void)state;
+  for (int bits = 2; bits <= 4; bits++)
+    check_gradients(bits);
 }
 
 /* One step of learning: the gradient over sqrt(N Q), and never more than a tenth. */

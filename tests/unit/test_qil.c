@@ -39,7 +39,9 @@ static void test_curved_weight(void **state) {
   /* u^1.5 reaches a half at u = 0.63, x = 0.704. */
   assert_near(test_quantize(&s, 0.703f), 0, 0);
   assert_near(test_quantize(&s, -0.705f), -1, 0);
-  /* Three bits: gamma stays 1. */
+  /* Three bits: -0.229640 becomes -1/3; gamma is not learned, and starts as 1. */
+  s = make(QNET_ROLE_WEIGHT, 3, param, 1.5f);
+  assert_near(test_quantize(&s, -0.5f), -1 / 3.0, 1e-6);
   s = make(QNET_ROLE_WEIGHT, 3, param, 1);
   assert_near(test_quantize(&s, -0.5f), -1 / 3.0, 1e-6);
 }
@@ -50,6 +52,49 @@ static double smooth(qnet_role role, double x, const double *p) {
   const double u = (size - p[C] + p[D]) / (2 * p[D]);
   const double y = p[OUT] * pow(fmin(1, fmax(0, u)), p[GAMMA]);
   return role == QNET_ROLE_WEIGHT && x < 0 ? -y : y;
+}
+
+/* u = 0.375, and what rounding is given at -0.5. */
+static void test_transformer(void **state) {
+  (void)state;
+  static const double p[] = {0.6, 0.4, 1.5, 1};
+  assert_near(smooth(QNET_ROLE_WEIGHT, -0.5, p), -0.229640, 1e-6);
+  assert_near(smooth(QNET_ROLE_ACTIVATION, 0.5, (const double[]){0.6, 0.4, 1, 1}), 0.375, 1e-9);
+}
+
+/* At the ends: nothing below c - d nor above c + d, for weights too, whatever the exponent; just
+ * inside, the slope of an exponent below 1 is bounded, and the gradient of the exponent vanishes.
+ */
+static void test_ends(void **state) {
+  (void)state;
+  static const float gammas[] = {0.3f, 1, 3};
+  for (int k = 0; k < COUNT(gammas); k++)
+    for (int side = -1; side <= 1; side += 2) {
+      float param[TEST_MAX_PARAM];
+      test_sums sums;
+      qnet_quantizer_site s = make(QNET_ROLE_WEIGHT, 2, param, gammas[k]);
+      const float low = param[C] - param[D], high = param[C] + param[D], sign = (float)side;
+      const float outside[] = {0, 0.5f * low, low - 1e-5f, high + 1e-5f, 10};
+      for (int i = 0; i < COUNT(outside); i++) {
+        test_point(&s, sign * outside[i], &sums);
+        const qnet_qil_gradient g = qnet_qil_gradients(&s, sums.dy, sums.dyx);
+        assert_true(sums.dx == 0 && g.c == 0 && g.d == 0 && g.gamma == 0);
+      }
+      test_point(&s, sign * (low + 1e-6f), &sums);
+      const qnet_qil_gradient g = qnet_qil_gradients(&s, sums.dy, sums.dyx);
+      const double steepest = (double)gammas[k] * pow(1e-4, (double)gammas[k] - 1) / 0.8;
+      assert_true(sums.dx >= 0 && sums.dx <= 1.01 * fmax(steepest, 1 / 0.8));
+      assert_near(g.gamma, sign * pow(1e-4, (double)gammas[k]) * log(1e-4), 0.05);
+      /* Both ends move with c, oppositely with d. */
+      assert_near(g.c, -(double)sign * sums.dx, 1e-3 * fabs(g.c) + 1e-6);
+      assert_near(g.d, (double)sign * sums.dx, 1e-3 * fabs(g.d) + 1e-6);
+      test_point(&s, sign * (high - 1e-6f), &sums);
+      const qnet_qil_gradient top = qnet_qil_gradients(&s, sums.dy, sums.dyx);
+      assert_near(sums.dx, gammas[k] / 0.8, 1e-3 * (double)gammas[k]);
+      assert_near(top.c, -(double)sign * sums.dx, 1e-3);
+      assert_near(top.d, -(double)sign * sums.dx, 1e-3);
+      assert_near(top.gamma, 0, 1e-3);
+    }
 }
 
 static double difference(qnet_role role, double x, const float *param, int index) {
@@ -68,7 +113,7 @@ static void test_gradients(void **state) {
   static const float points[] = {-1.7f, -0.83f, -0.42f, -0.1f, 0.15f, 0.25f, 0.5f, 0.93f, 1.3f};
   static const float gammas[] = {0.6f, 1, 1.8f};
   for (int role = 0; role < 2; role++)
-    for (int bits = 2; bits <= 3; bits++)
+    for (int bits = 2; bits <= 4; bits++)
       for (int k = 0; k < COUNT(gammas); k++)
         for (int i = 0; i < COUNT(points); i++) {
           const bool curved = role == QNET_ROLE_WEIGHT && bits == 2;
@@ -119,10 +164,9 @@ static void test_fit(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_activations),
-      cmocka_unit_test(test_curved_weight),
-      cmocka_unit_test(test_gradients),
-      cmocka_unit_test(test_fit),
+      cmocka_unit_test(test_activations), cmocka_unit_test(test_curved_weight),
+      cmocka_unit_test(test_transformer), cmocka_unit_test(test_ends),
+      cmocka_unit_test(test_gradients),   cmocka_unit_test(test_fit),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
