@@ -262,10 +262,8 @@ static void test_moment_grad(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_properties),
-      cmocka_unit_test(test_learning_stays_valid),
-      cmocka_unit_test(test_decay),
-      cmocka_unit_test(test_cell_grad),
+      cmocka_unit_test(test_properties),  cmocka_unit_test(test_learning_stays_valid),
+      cmocka_unit_test(test_decay),       cmocka_unit_test(test_cell_grad),
       cmocka_unit_test(test_moment_grad),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
