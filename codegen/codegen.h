@@ -28,6 +28,14 @@ qnet_status qnet_jit_call_mt(const qnet_jit *jit, void *const *args, int arg_cou
 /* The bytes and alignment (64) of the arena argument. */
 size_t qnet_jit_arena_bytes(const qnet_jit *jit);
 
+/* Compiles every function of a loop-level module as `void NAME(void *const *buffers)`, a pointer
+ * for each argument, for this very machine: what host names. Parallel loops are not for them. */
+qnet_status qnet_jit_create_functions(const qnet_module *m, const qnet_target_choice *host,
+                                      qnet_jit **out, qnet_diag *d);
+typedef void (*qnet_loop_function)(void *const *buffers);
+/* NULL (and a diagnostic) when there is none of that name. Lives as long as the JIT. */
+qnet_loop_function qnet_jit_function(const qnet_jit *jit, const char *name, qnet_diag *d);
+
 /* ---- write files --------------------------------------------------------------------------- */
 
 typedef enum {

@@ -425,19 +425,28 @@ static qnet_status emit_entry(qnet_emitter *e, bool parallel) {
 
 /* ---- the module ------------------------------------------------------------------------------ */
 
-static qnet_status check_module(const qnet_module *m, const qnet_symbol *eval, qnet_diag *d) {
+static qnet_status check_arguments(const qnet_symbol *function, qnet_diag *d) {
+  for (int i = 0; i < function->body->arg_count; i++) {
+    if (function->body->arg[i].type->kind == QNET_TYPE_BUFFER) continue;
+    return qnet_error(d, function->loc, "argument %d of @%s is not a buffer", i, function->name);
+  }
+  return QNET_OK;
+}
+
+static qnet_status check_module(const qnet_module *m, const qnet_symbol *eval, bool functions,
+                                qnet_diag *d) {
   if (m->level != QNET_LEVEL_LOOP) {
     return qnet_error_in(d, m->name, "code is made of the level loop, not of %s",
                          qnet_level_name(m->level));
   }
+  for (const qnet_symbol *s = m->first_symbol; s != NULL && functions; s = s->next) {
+    if (s->kind == QNET_SYMBOL_FUNC) QNET_TRY(check_arguments(s, d));
+  }
+  if (functions) return QNET_OK;
   if (eval == NULL || eval->kind != QNET_SYMBOL_FUNC) {
     return qnet_error_in(d, m->name, "the module has no function @eval");
   }
-  for (int i = 0; i < eval->body->arg_count; i++) {
-    if (eval->body->arg[i].type->kind == QNET_TYPE_BUFFER) continue;
-    return qnet_error(d, eval->loc, "argument %d of @eval is not a buffer", i);
-  }
-  return QNET_OK;
+  return check_arguments(eval, d);
 }
 
 static qnet_status prepare(qnet_emitter *e) {
@@ -461,10 +470,46 @@ static qnet_status prepare(qnet_emitter *e) {
   return qnet_emit_places(e);
 }
 
-static qnet_status emit_all(qnet_emitter *e) {
+/* void NAME(void *const *buffers) */
+static qnet_status emit_plain(qnet_emitter *e) {
+  const qnet_region *body = e->eval->body;
+  e->value = qnet_arena_array(&e->scratch, (size_t)e->value_count + 1, sizeof *e->value);
+  if (e->value == NULL) return qnet_out_of_memory(e->diag);
+  LLVMTypeRef type = LLVMFunctionType(LLVMVoidTypeInContext(e->context), &e->ptr, 1, false);
+  e->function = qnet_emit_function(e, e->eval->name, type, LLVMExternalLinkage);
+  LLVMPositionBuilderAtEnd(e->builder,
+                           LLVMAppendBasicBlockInContext(e->context, e->function, "entry"));
+  for (int i = 0; i < body->arg_count; i++) {
+    LLVMValueRef index = qnet_emit_i64(e, i);
+    LLVMValueRef slot =
+        LLVMBuildInBoundsGEP2(e->builder, e->ptr, LLVMGetParam(e->function, 0), &index, 1, "");
+    e->value[body->arg[i].id] = LLVMBuildLoad2(e->builder, e->ptr, slot, "");
+  }
+  QNET_TRY(emit_region(e, body));
+  LLVMBuildRetVoid(e->builder);
+  return QNET_OK;
+}
+
+static qnet_status emit_functions(qnet_emitter *e) {
+  for (const qnet_symbol *s = e->module->first_symbol; s != NULL; s = s->next) {
+    if (s->kind != QNET_SYMBOL_FUNC) continue;
+    e->eval = s;
+    e->value_count = qnet_function_number_values(s);
+    QNET_TRY(prepare(e));
+    QNET_TRY(emit_plain(e));
+  }
+  return QNET_OK;
+}
+
+static qnet_status emit_entries(qnet_emitter *e) {
+  e->value_count = qnet_function_number_values(e->eval);
   QNET_TRY(prepare(e));
   QNET_TRY(emit_entry(e, false));
-  QNET_TRY(emit_entry(e, true));
+  return emit_entry(e, true);
+}
+
+static qnet_status emit_all(qnet_emitter *e) {
+  QNET_TRY(e->options->functions ? emit_functions(e) : emit_entries(e));
   char *message = NULL;
   qnet_status status = QNET_OK;
   if (LLVMVerifyModule(e->llvm, LLVMReturnStatusAction, &message)) {
@@ -479,7 +524,7 @@ qnet_status qnet_emit_llvm(const qnet_module *m, const qnet_emit_options *option
                            LLVMContextRef context, LLVMModuleRef *out, qnet_diag *d) {
   *out = NULL;
   const qnet_symbol *eval = qnet_symbol_find(m, "eval");
-  QNET_TRY(check_module(m, eval, d));
+  QNET_TRY(check_module(m, eval, options->functions, d));
   LLVMTargetMachineRef machine = qnet_llvm_machine_of(options->target, d);
   if (machine == NULL) return QNET_ERROR;
   qnet_emitter e = {
@@ -487,7 +532,6 @@ qnet_status qnet_emit_llvm(const qnet_module *m, const qnet_emit_options *option
       .options = options,
       .diag = d,
       .eval = eval,
-      .value_count = qnet_function_number_values(eval),
       .context = context,
       .llvm = LLVMModuleCreateWithNameInContext(options->name, context),
       .builder = LLVMCreateBuilderInContext(context),

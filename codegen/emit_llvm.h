@@ -12,12 +12,15 @@
 typedef struct qnet_emit_options {
   const char *name; /* entries are NAME_run and NAME_run_mt */
   const qnet_target_choice *target;
-  bool in_place; /* constants are read where the module's blobs lie (JIT), not copied */
+  bool in_place;  /* constants are read where the module's blobs lie (JIT), not copied */
+  bool functions; /* emit every function, see qnet_emit_llvm */
 } qnet_emit_options;
 
 /* Emits function @eval of a loop-level module whose memory is planned. Both entries take one
  * pointer for each argument of @eval; NAME_run_mt also parallel_for and its context. The module is
- * made in `context` and verified; NULL in *out on failure. */
+ * made in `context` and verified; NULL in *out on failure.
+ * With `functions`: every function becomes `void NAME(void *const *buffers)`, whatever its name;
+ * the array holds a pointer for each argument. Parallel loops are not for them. */
 qnet_status qnet_emit_llvm(const qnet_module *m, const qnet_emit_options *options,
                            LLVMContextRef context, LLVMModuleRef *out, qnet_diag *d);
 

@@ -28,6 +28,7 @@ BINARY(shl, LLVMShl)
 BINARY(lshr, LLVMLShr)
 BINARY(ashr, LLVMAShr)
 BINARY(fadd, LLVMFAdd)
+BINARY(fsub, LLVMFSub)
 BINARY(fmul, LLVMFMul)
 #undef BINARY
 
@@ -163,6 +164,7 @@ qnet_emit_fn qnet_emit_find(int opcode) {
       [QNET_OP_LOOP_SMIN] = emit_smin,
       [QNET_OP_LOOP_POPCNT] = qnet_emit_popcnt,
       [QNET_OP_LOOP_FADD] = emit_fadd,
+      [QNET_OP_LOOP_FSUB] = emit_fsub,
       [QNET_OP_LOOP_FMUL] = emit_fmul,
       [QNET_OP_LOOP_FMA] = qnet_emit_fma,
       [QNET_OP_LOOP_CMP] = emit_cmp,

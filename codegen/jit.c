@@ -59,10 +59,7 @@ static LLVMErrorRef offer_process_symbols(LLVMOrcLLJITRef lljit) {
   return error;
 }
 
-static LLVMErrorRef look_up(LLVMOrcLLJITRef lljit, const char *suffix, void (**function)(void)) {
-  char name[sizeof entry_name + 8];
-  strcpy(name, entry_name);
-  strcat(name, suffix);
+static LLVMErrorRef look_up(LLVMOrcLLJITRef lljit, const char *name, void (**function)(void)) {
   LLVMOrcExecutorAddress address = 0;
   LLVMErrorRef error = LLVMOrcLLJITLookup(lljit, &address, name);
   if (error == NULL) *function = (void (*)(void))(uintptr_t)address;
@@ -77,8 +74,12 @@ static qnet_status load(qnet_jit *jit, const qnet_strbuf *object, qnet_diag *d) 
   LLVMMemoryBufferRef buffer =
       LLVMCreateMemoryBufferWithMemoryRangeCopy(object->data, object->length, entry_name);
   error = LLVMOrcLLJITAddObjectFile(jit->lljit, LLVMOrcLLJITGetMainJITDylib(jit->lljit), buffer);
-  if (error == NULL) error = look_up(jit->lljit, "_run", &jit->run);
-  if (error == NULL) error = look_up(jit->lljit, "_run_mt", &jit->run_mt);
+  return error != NULL ? failed(d, error) : QNET_OK;
+}
+
+static qnet_status find_entries(qnet_jit *jit, qnet_diag *d) {
+  LLVMErrorRef error = look_up(jit->lljit, "qnet_eval_run", &jit->run);
+  if (error == NULL) error = look_up(jit->lljit, "qnet_eval_run_mt", &jit->run_mt);
   return error != NULL ? failed(d, error) : QNET_OK;
 }
 
@@ -90,6 +91,7 @@ static qnet_status build(qnet_jit *jit, const qnet_module *m, const qnet_target_
   qnet_status status = qnet_codegen_compile(m, &options, QNET_EMIT_OBJECT, &object, d);
   if (status == QNET_OK) status = prepare_calls(jit, qnet_symbol_find(m, "eval"), d);
   if (status == QNET_OK) status = load(jit, &object, d);
+  if (status == QNET_OK) status = find_entries(jit, d);
   qnet_strbuf_free(&object);
   return status;
 }
@@ -172,6 +174,33 @@ qnet_status qnet_jit_create(const qnet_module *m, const qnet_target_choice *targ
   }
   *out = jit;
   return QNET_OK;
+}
+
+qnet_status qnet_jit_create_functions(const qnet_module *m, const qnet_target_choice *host,
+                                      qnet_jit **out, qnet_diag *d) {
+  *out = NULL;
+  qnet_jit *jit = qnet_alloc(m->allocator, sizeof *jit);
+  if (jit == NULL) return qnet_out_of_memory(d);
+  jit->allocator = m->allocator;
+  const qnet_emit_options options = {
+      .name = "loops", .target = host, .in_place = true, .functions = true};
+  qnet_strbuf object;
+  qnet_strbuf_init(&object, m->allocator);
+  qnet_status status = qnet_codegen_compile(m, &options, QNET_EMIT_OBJECT, &object, d);
+  if (status == QNET_OK) status = load(jit, &object, d);
+  qnet_strbuf_free(&object);
+  if (status == QNET_OK)
+    *out = jit;
+  else
+    qnet_jit_destroy(jit);
+  return status;
+}
+
+qnet_loop_function qnet_jit_function(const qnet_jit *jit, const char *name, qnet_diag *d) {
+  void (*function)(void) = NULL;
+  LLVMErrorRef error = look_up(jit->lljit, name, &function);
+  if (error != NULL) failed(d, error);
+  return (qnet_loop_function)function;
 }
 
 void qnet_jit_destroy(qnet_jit *jit) {

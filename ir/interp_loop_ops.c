@@ -47,6 +47,7 @@ ALL_WIDTHS(COMPARE, sgt, a > b)
 ALL_WIDTHS(COMPARE, sge, a >= b)
 
 BINARY_OF(add_f32, float, float, (a) + (b))
+BINARY_OF(sub_f32, float, float, (a) - (b))
 BINARY_OF(mul_f32, float, float, (a) * (b))
 BINARY_OF(ogt, float, uint8_t, a > b)
 BINARY_OF(oge, float, uint8_t, a >= b)
@@ -393,6 +394,7 @@ static qnet_loop_fn choose_lanes(const qnet_op *op) {
 static qnet_loop_fn choose_fn(const qnet_op *op) {
   switch (op->opcode) {
   case QNET_OP_LOOP_FADD: return choose_float(op, add_f32);
+  case QNET_OP_LOOP_FSUB: return choose_float(op, sub_f32);
   case QNET_OP_LOOP_FMUL: return choose_float(op, mul_f32);
   case QNET_OP_LOOP_FMA: return choose_float(op, fma_f32);
   case QNET_OP_LOOP_CMP:

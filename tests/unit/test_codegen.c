@@ -304,8 +304,9 @@ static void floats_are_rounded_once(void **state) {
     writer w;
     char mask[32];
     type_text(mask, sizeof mask, "i1", lanes[i]);
-    begin(&w, "f32", lanes[i], "f32", 9);
+    begin(&w, "f32", lanes[i], "f32", 10);
     simple(&w, "fadd", "%x, %y");
+    simple(&w, "fsub", "%x, %y");
     simple(&w, "fmul", "%x, %y");
     simple(&w, "fma", "%x, %y, %z");
     /* must not become an fma */
