@@ -1,5 +1,6 @@
 /* Plans: creation, the run, and what belongs to their life. The steps come from plan_lower.c, their
  * grouping and memory from plan_buffers.c, kernels from plan_ops_*.c. */
+#include "codegen/codegen.h"
 #include "codegen/plan_internal.h"
 #include "support/parallel.h"
 #include <math.h>
@@ -85,6 +86,7 @@ static qnet_status build(qnet_plan *p, const char *function, qnet_diag *d) {
   QNET_TRY(qnet_plan_lower(p, f, d));
   QNET_TRY(qnet_plan_place(p, d));
   QNET_TRY(prepare_steps(p, d));
+  if (p->mode == QNET_PLAN_FAST) QNET_TRY(qnet_plan_fuse(p, d));
   QNET_TRY(create_memory(p, d));
   return create_interface(p, d);
 }
@@ -115,6 +117,7 @@ void qnet_plan_destroy(qnet_plan *p) {
   for (int i = 0; p->result != NULL && i < p->result_count; i++)
     qnet_blob_release(p->result[i]);
   qnet_onednn_destroy(p->onednn);
+  if (p->jit != NULL) qnet_jit_destroy(p->jit);
   qnet_arena_clear(&p->arena);
   qnet_free(p->allocator, p, sizeof *p);
 }
@@ -145,31 +148,43 @@ static qnet_status bind_symbols(const qnet_plan *p, qnet_diag *d) {
   return QNET_OK;
 }
 
-/* Where row `begin` of a value is. */
-static char *row_pointer(const qnet_plan_value *v, const qnet_plan_step *s, size_t begin,
-                         char *tile) {
-  if (v->place == QNET_PLACE_TILE) return tile + v->offset;
-  return v->data + v->bytes / (size_t)s->rows * begin;
+char *qnet_plan_row(const qnet_plan_value *v, const qnet_plan_step *s, const qnet_plan_range *r) {
+  if (v->place == QNET_PLACE_TILE) return r->tile + v->offset;
+  return v->data + v->bytes / (size_t)s->rows * (size_t)r->begin;
+}
+
+static void run_step(const qnet_plan_step *s, const qnet_plan_range *range) {
+  qnet_plan_rows r = {.count = range->count};
+  for (int k = 0; k < s->in_count; k++)
+    r.in[k] =
+        (s->kernel->row_in >> k & 1) != 0 ? qnet_plan_row(s->in[k], s, range) : s->in[k]->data;
+  for (int k = 0; k < s->out_count; k++)
+    if (s->out[k] != NULL && (s->kernel->row_out >> k & 1) != 0)
+      r.out[k] = qnet_plan_row(s->out[k], s, range);
+  if (s->partial != NULL) {
+    r.partial = s->partial + s->partial_bytes * range->number;
+    memset(r.partial, 0, s->partial_bytes);
+  }
+  s->kernel->rows(s, &r);
 }
 
 static void run_range(void *context, size_t begin, size_t end) {
   const qnet_plan_group *g = context;
   _Alignas(TILE_ALIGN) char tile[QNET_PLAN_TILE_BYTES];
+  const qnet_plan_range range = {.begin = (int64_t)begin,
+                                 .count = (int64_t)(end - begin),
+                                 .number = begin / (size_t)g->grain,
+                                 .tile = tile};
   const qnet_plan_step *s = g->first;
-  for (int i = 0; i < g->count; i++, s = s->next) {
-    qnet_plan_rows r = {.count = (int64_t)(end - begin)};
-    for (int k = 0; k < s->in_count; k++)
-      r.in[k] = (s->kernel->row_in >> k & 1) != 0 ? row_pointer(s->in[k], s, begin, tile)
-                                                  : s->in[k]->data;
-    for (int k = 0; k < s->out_count; k++)
-      if (s->out[k] != NULL && (s->kernel->row_out >> k & 1) != 0)
-        r.out[k] = row_pointer(s->out[k], s, begin, tile);
-    const size_t range = begin / (size_t)g->grain;
-    if (s->partial != NULL) {
-      r.partial = s->partial + s->partial_bytes * range;
-      memset(r.partial, 0, s->partial_bytes);
-    }
-    s->kernel->rows(s, &r);
+  for (int i = 0; i < g->count;) {
+    const int steps = s->loop != NULL ? qnet_plan_loop_steps(s->loop) : 1;
+    if (s->loop != NULL)
+      qnet_plan_run_loop(s->loop, &range);
+    else
+      run_step(s, &range);
+    i += steps;
+    for (int k = 0; k < steps; k++)
+      s = s->next;
   }
 }
 

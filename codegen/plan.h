@@ -8,8 +8,9 @@
 typedef struct qnet_plan qnet_plan;
 
 typedef enum {
-  QNET_PLAN_FAST,  /* any fast f32 code: training steps; f32 speed measurements */
-  QNET_PLAN_EXACT, /* docs/numbers.md to the bit: evaluation */
+  QNET_PLAN_FAST,    /* any fast f32 code: training steps; f32 speed measurements */
+  QNET_PLAN_UNFUSED, /* the same bytes without compiled loops (codegen/plan_fuse.h) */
+  QNET_PLAN_EXACT,   /* docs/numbers.md to the bit: evaluation */
 } qnet_plan_mode;
 
 /* Plans a function of m (levels nn, quant). State and const symbols are used in place: `write`

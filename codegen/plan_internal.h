@@ -41,6 +41,8 @@ typedef struct qnet_plan_value {
 } qnet_plan_value;
 
 typedef struct qnet_plan_step qnet_plan_step;
+typedef struct qnet_plan_loop qnet_plan_loop; /* codegen/plan_fuse.h */
+typedef struct qnet_fuse qnet_fuse;
 
 /* One range of rows, pointers at its first row. */
 typedef struct qnet_plan_rows {
@@ -57,6 +59,12 @@ typedef struct qnet_plan_kernel {
   void (*begin)(const qnet_plan_step *s);
   void (*rows)(const qnet_plan_step *s, const qnet_plan_rows *r);
   void (*finish)(const qnet_plan_step *s);
+  /* What `rows` does as code (codegen/plan_fuse.h); NULL: only `rows` does it. With `sums`, the
+   * partial result begins with that many rows of sums, float[][width]. from_memory: operand 0 is
+   * needed before the rows. */
+  void (*emit)(qnet_fuse *f, const qnet_plan_step *s);
+  int sums;
+  bool from_memory;
   /* Allocates s->state in the plan's arena; frees what is not memory. Both may be NULL. */
   qnet_status (*prepare)(qnet_plan *p, qnet_plan_step *s, qnet_diag *d);
   void (*destroy)(qnet_plan_step *s);
@@ -77,6 +85,7 @@ struct qnet_plan_step {
   char *partial;
   size_t scratch_bytes; /* of plan->scratch, for the time of the step */
   int group;
+  qnet_plan_loop *loop; /* does this step and those behind it; NULL: `rows` does this one */
   qnet_plan_step *next; /* in order of execution */
 };
 
@@ -93,6 +102,7 @@ struct qnet_plan {
   qnet_plan_mode mode;
   qnet_arena arena;
   qnet_onednn *onednn;
+  struct qnet_jit *jit;       /* of the loops */
   qnet_plan_value **value_of; /* by id of the function's values */
   qnet_plan_value *values;    /* all */
   qnet_plan_step *first, *last;
@@ -109,6 +119,19 @@ struct qnet_plan {
 qnet_status qnet_plan_lower(qnet_plan *p, const qnet_symbol *function, qnet_diag *d);
 /* plan_buffers.c: groups, then the place of every value. */
 qnet_status qnet_plan_place(qnet_plan *p, qnet_diag *d);
+/* plan_fuse.c: loops for what can be fused. The steps have been prepared. */
+qnet_status qnet_plan_fuse(qnet_plan *p, qnet_diag *d);
+
+/* A range of the rows of a group, while it runs. */
+typedef struct qnet_plan_range {
+  int64_t begin, count;
+  size_t number;
+  char *tile;
+} qnet_plan_range;
+/* Where the range has its rows of a value of the step. */
+char *qnet_plan_row(const qnet_plan_value *v, const qnet_plan_step *s, const qnet_plan_range *r);
+void qnet_plan_run_loop(const qnet_plan_loop *l, const qnet_plan_range *r);
+int qnet_plan_loop_steps(const qnet_plan_loop *l);
 
 /* plan.c: runs one group. Symbols are bound. */
 qnet_status qnet_plan_run_group(qnet_plan *p, int index, qnet_diag *d);

@@ -153,7 +153,7 @@ static qnet_status lower_plain(lowering *l, const qnet_op *op, const qnet_plan_k
 /* ---- layers -----------------------------------------------------------------------------------*/
 
 static qnet_status lower_layer(lowering *l, const qnet_op *op) {
-  const bool fast = l->plan->mode == QNET_PLAN_FAST;
+  const bool fast = l->plan->mode != QNET_PLAN_EXACT;
   qnet_plan_step *s = new_step(l, op, fast ? &qnet_plan_layer : &qnet_plan_layer_exact, false);
   if (s == NULL) return qnet_out_of_memory(l->diag);
   const qnet_op *user = qnet_value_single_user(&op->result[0]);

@@ -1,6 +1,6 @@
 /* Row kernels without state between rows: what docs/numbers.md defines element by element. They
  * serve both modes: vectorised, but each element is the one expression of the definition. */
-#include "codegen/plan_internal.h"
+#include "codegen/plan_fuse.h"
 #include "support/simd.h"
 #include <math.h>
 
@@ -124,8 +124,14 @@ static void relu_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
   relu(r->in[0], r->count * s->width, r->out[0]);
 }
 
+static void emit_relu(qnet_fuse *f, const qnet_plan_step *s) {
+  (void)s;
+  qnet_value *x = qnet_fuse_in(f, 0), *zero = qnet_fuse_number(f, 0);
+  qnet_fuse_out(f, 0, qnet_fuse_choose(f, x, zero, x, zero));
+}
+
 const qnet_plan_kernel qnet_plan_relu = {
-    .rows = relu_rows, .row_in = 1, .row_out = 1, .overwrites = 1};
+    .rows = relu_rows, .emit = emit_relu, .row_in = 1, .row_out = 1, .overwrites = 1};
 
 QNET_SIMD_BODY void add_body(const float *a, const float *b, int64_t n, float *y) {
 #pragma omp simd
@@ -138,8 +144,14 @@ static void add_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
   add(r->in[0], r->in[1], r->count * s->width, r->out[0]);
 }
 
+static void emit_add(qnet_fuse *f, const qnet_plan_step *s) {
+  (void)s;
+  qnet_value *a = qnet_fuse_in(f, 0), *b = qnet_fuse_in(f, 1);
+  qnet_fuse_out(f, 0, qnet_fuse_arithmetic(f, QNET_OP_LOOP_FADD, a, b));
+}
+
 const qnet_plan_kernel qnet_plan_add = {
-    .rows = add_rows, .row_in = 3, .row_out = 1, .overwrites = 3};
+    .rows = add_rows, .emit = emit_add, .row_in = 3, .row_out = 1, .overwrites = 3};
 
 QNET_SIMD_BODY void relu_grad_body(const float *y, const float *dy, int64_t n, float *dx) {
 #pragma omp simd
@@ -153,5 +165,11 @@ static void relu_grad_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
   relu_grad(r->in[0], r->in[1], r->count * s->width, r->out[0]);
 }
 
+static void emit_relu_grad(qnet_fuse *f, const qnet_plan_step *s) {
+  (void)s;
+  qnet_value *y = qnet_fuse_in(f, 0), *dy = qnet_fuse_in(f, 1), *zero = qnet_fuse_number(f, 0);
+  qnet_fuse_out(f, 0, qnet_fuse_choose(f, y, zero, dy, zero));
+}
+
 const qnet_plan_kernel qnet_plan_relu_grad = {
-    .rows = relu_grad_rows, .row_in = 3, .row_out = 1, .overwrites = 3};
+    .rows = relu_grad_rows, .emit = emit_relu_grad, .row_in = 3, .row_out = 1, .overwrites = 3};

@@ -5,7 +5,7 @@
  * bits and more): the rank is guessed from equal spacing and corrected by comparison, so that any
  * table gives the defined rank. */
 #include "codegen/lanes.h"
-#include "codegen/plan_internal.h"
+#include "codegen/plan_fuse.h"
 #include "support/simd.h"
 #include <string.h>
 
@@ -191,8 +191,22 @@ static void quantize_grad_rows(const qnet_plan_step *s, const qnet_plan_rows *r)
   mask(r->in[0], r->in[2], r->count * s->width, low, high, r->out[0]);
 }
 
-const qnet_plan_kernel qnet_plan_quantize_grad = {
-    .rows = quantize_grad_rows, .row_in = 5, .row_out = 1, .overwrites = 5};
+static void emit_quantize_grad(qnet_fuse *f, const qnet_plan_step *s) {
+  const char *kind = qnet_op_string(s->op, "mask");
+  const bool inside = kind != NULL && strcmp(kind, "inside") == 0;
+  const bool below = inside || (kind != NULL && strcmp(kind, "below_max") == 0);
+  qnet_value *x = qnet_fuse_in(f, 0), *dx = qnet_fuse_in(f, 2), *zero = qnet_fuse_number(f, 0);
+  const int64_t top = s->in[1]->type->dim[1] - 1;
+  if (below) dx = qnet_fuse_choose(f, x, qnet_fuse_element(f, 1, top), zero, dx);
+  if (inside) dx = qnet_fuse_choose(f, qnet_fuse_element(f, 1, 0), x, zero, dx);
+  qnet_fuse_out(f, 0, dx);
+}
+
+const qnet_plan_kernel qnet_plan_quantize_grad = {.rows = quantize_grad_rows,
+                                                  .emit = emit_quantize_grad,
+                                                  .row_in = 5,
+                                                  .row_out = 1,
+                                                  .overwrites = 5};
 
 /* ---- quant.quantize, quant.round: x -> codes, or values, of a frozen table --------------------*/
 

@@ -1,6 +1,6 @@
 /* The rest of a training step: the update, moving averages, gradients of biases; copies; and the
  * reference kernels of the interpreter for whatever has no kernel of its own. */
-#include "codegen/plan_internal.h"
+#include "codegen/plan_fuse.h"
 #include "ir/interp.h"
 #include "support/parallel.h"
 #include "support/simd.h"
@@ -165,8 +165,17 @@ static void finish_bias_grad(const qnet_plan_step *s) {
   }
 }
 
-const qnet_plan_kernel qnet_plan_bias_grad = {
-    .prepare = prepare_bias_grad, .rows = bias_grad_rows, .finish = finish_bias_grad, .row_in = 1};
+static void emit_bias_grad(qnet_fuse *f, const qnet_plan_step *s) {
+  (void)s;
+  qnet_fuse_sum(f, 0, qnet_fuse_in(f, 0));
+}
+
+const qnet_plan_kernel qnet_plan_bias_grad = {.prepare = prepare_bias_grad,
+                                              .rows = bias_grad_rows,
+                                              .emit = emit_bias_grad,
+                                              .sums = 1,
+                                              .finish = finish_bias_grad,
+                                              .row_in = 1};
 
 /* ---- copies -----------------------------------------------------------------------------------*/
 

@@ -1,0 +1,75 @@
+/* Fusion: neighbouring row kernels of a group as one compiled loop over rows.
+ *
+ * A kernel that can be fused says in `emit` what its `rows` does, as loop-level code for one vector
+ * of channels; what one kernel makes and the next reads stays in a register. The arithmetic is that
+ * of `rows`, operation by operation, and sums run over rows in the same order, so the results are
+ * the same bytes. plan_fuse.c chooses the loops and runs them, plan_fuse_emit.c writes them. */
+#ifndef QNET_CODEGEN_PLAN_FUSE_H
+#define QNET_CODEGEN_PLAN_FUSE_H
+
+#include "codegen/codegen.h"
+#include "codegen/plan_internal.h"
+
+enum {
+  QNET_FUSE_VECTORS = 4, /* of channels that a row of the loop takes at once */
+  QNET_FUSE_STEPS = 12,
+  QNET_FUSE_SUMS = 4, /* of all steps of a loop */
+  QNET_FUSE_BUFFERS = 40
+};
+
+/* What an argument of a loop points at. */
+typedef enum {
+  QNET_BIND_COUNT,   /* i64: rows of the range */
+  QNET_BIND_ROWS,    /* the range's rows of a value */
+  QNET_BIND_WHOLE,   /* a value */
+  QNET_BIND_STATE,   /* the step's floats, one row of channels each */
+  QNET_BIND_PARTIAL, /* the range's partial result of the step, likewise */
+} qnet_binding_kind;
+
+typedef struct qnet_binding {
+  qnet_binding_kind kind;
+  const qnet_plan_value *value; /* ROWS: of those in the same memory, any */
+  const qnet_plan_step *step;
+} qnet_binding;
+
+struct qnet_plan_loop {
+  const qnet_plan_step *first;
+  int steps;
+  int64_t rows; /* of a range */
+  int lanes;
+  int binding_count;
+  qnet_binding binding[QNET_FUSE_BUFFERS];
+  char *name;
+  qnet_loop_function run;
+};
+
+/* -1: not bound. */
+int qnet_plan_loop_find(const qnet_plan_loop *l, qnet_binding_kind kind,
+                        const qnet_plan_value *value, const qnet_plan_step *step);
+/* Must a value that a step of the loop makes go to memory? */
+bool qnet_plan_loop_stores(const qnet_plan_loop *l, const qnet_plan_value *v);
+/* Adds the loop to m, as function l->name. */
+qnet_status qnet_plan_loop_emit(const qnet_plan_loop *l, qnet_module *m, qnet_diag *d);
+
+/* ---- for `emit` -------------------------------------------------------------------------------*/
+
+/* Vectors of f32 are at the present row and channels. NULL is passed on when memory is out. */
+qnet_value *qnet_fuse_in(qnet_fuse *f, int operand);
+void qnet_fuse_out(qnet_fuse *f, int result, qnet_value *v);
+/* Of an operand float[C], and of row `slot` of the state float[][C]. */
+qnet_value *qnet_fuse_channels(qnet_fuse *f, int operand);
+qnet_value *qnet_fuse_state(qnet_fuse *f, int slot);
+/* One float of an operand that has no rows, and a number, in all lanes. */
+qnet_value *qnet_fuse_element(qnet_fuse *f, int operand, int64_t index);
+qnet_value *qnet_fuse_number(qnet_fuse *f, double v);
+/* opcode: LOOP_FADD, LOOP_FSUB, LOOP_FMUL. */
+qnet_value *qnet_fuse_arithmetic(qnet_fuse *f, int opcode, qnet_value *a, qnet_value *b);
+/* a > b ? x : y */
+qnet_value *qnet_fuse_choose(qnet_fuse *f, qnet_value *a, qnet_value *b, qnet_value *x,
+                             qnet_value *y);
+/* The partial result: sums over the rows of the range in slots 0, 1, ...; the operand's first row
+ * of the range (kernels with `from_memory`), which is put into a slot behind the sums. */
+void qnet_fuse_sum(qnet_fuse *f, int slot, qnet_value *v);
+qnet_value *qnet_fuse_first_row(qnet_fuse *f, int operand, int slot);
+
+#endif
