@@ -98,6 +98,47 @@ static void compare_engines(const run *r) {
   }
 }
 
+/* The rank of x among ascending thresholds; a tie goes to the lower level. */
+static int rank_of(float x, const float *threshold, int n) {
+  int rank = 0;
+  while (rank < n - 1 && x > threshold[rank])
+    rank++;
+  return rank;
+}
+
+/* One channel of a site: what the step computes with against what is deployed. */
+static void compare_channel(const qnet_site_state *s, const qnet_table *t, int64_t c,
+                            const uint8_t *codes) {
+  const float *level = (const float *)s->level->blob->data + c * t->codes;
+  const float *threshold = (const float *)s->threshold->blob->data + c * (t->codes - 1);
+  const uint8_t *perm = (const uint8_t *)s->perm->blob->data + c * t->codes;
+  for (int r = 0; r < t->codes; r++)
+    assert_true(level[r] == t->scale[c] * (float)t->level[c * t->codes + perm[r]]);
+  if (t->threshold != NULL) {
+    assert_memory_equal(threshold, t->threshold, (size_t)(t->codes - 1) * sizeof *threshold);
+    assert_memory_equal(perm, t->perm, (size_t)t->codes);
+    return;
+  }
+  const int64_t n = qnet_type_elements(s->weight->type) / t->channels;
+  const float *w = s->weight->blob->data;
+  for (int64_t i = c * n; i < (c + 1) * n; i++)
+    assert_int_equal(perm[rank_of(w[i], threshold, t->codes)], codes[i]);
+}
+
+/* What the last steps computed with is the frozen table, of every site. */
+static void compare_tables(const run *r) {
+  for (int i = 0; i < r->sites.count; i++) {
+    const qnet_site_state *s = &r->sites.site[i];
+    char name[128];
+    const qnet_table *t = qnet_symbol_find(r->eval, s->site.name)->table;
+    snprintf(name, sizeof name, "%s.codes", s->site.name);
+    const qnet_symbol *codes = s->weight != NULL ? qnet_symbol_find(r->eval, name) : NULL;
+    for (int64_t c = 0; c < t->channels; c++)
+      compare_channel(s, t, c, codes != NULL ? codes->blob->data : NULL);
+  }
+  assert_true(r->sites.count > 0);
+}
+
 static void learn(const char *weights, const char *activations, int weight_bits,
                   int activation_bits, const char *edges) {
   char pipeline[256];
@@ -108,6 +149,7 @@ static void learn(const char *weights, const char *activations, int weight_bits,
   start(&r, pipeline);
   train(&r);
   check(qnet_quantizer_freeze_all(r.eval, r.eval->allocator, r.d), r.d);
+  compare_tables(&r);
   const int correct = evaluate(&r);
   print_message("%s %d / %s %d, %s: %d of %d\n", weights, weight_bits, activations, activation_bits,
                 edges, correct, TESTED);
