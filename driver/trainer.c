@@ -6,11 +6,15 @@
 #include "driver/model.h"
 #include "driver/predictor.h"
 #include "driver/refit.h"
+#include "driver/statistics.h"
 #include "driver/weights.h"
 #include "passes/pass.h"
 #include "passes/quantizer_state.h"
 #include <math.h>
 #include <string.h>
+
+/* From which the running statistics are estimated anew. */
+enum { OBSERVED_BATCHES = 32 };
 
 struct qnet_trainer {
   qnet_session *session;
@@ -23,7 +27,8 @@ struct qnet_trainer {
   qnet_plan *plan;
   qnet_quantizer_sites sites; /* of `step` */
   bool frozen;
-  qnet_predictor *predictor; /* of the present weights; NULL when they have changed */
+  qnet_statistics *statistics; /* while they are estimated anew, or NULL */
+  qnet_predictor *predictor;   /* of the present weights; NULL when they have changed */
 };
 
 static void forget_predictor(qnet_trainer *t) {
@@ -74,8 +79,14 @@ static qnet_status make_step(qnet_trainer *t, qnet_diag *d) {
   return qnet_plan_create(t->step, "step", QNET_PLAN_FAST, &t->plan, d);
 }
 
+static void forget_statistics(qnet_trainer *t) {
+  qnet_statistics_destroy(t->statistics);
+  t->statistics = NULL;
+}
+
 static void close_stage(qnet_trainer *t) {
   forget_predictor(t);
+  forget_statistics(t);
   if (t->plan) qnet_plan_destroy(t->plan);
   qnet_quantizer_sites_free(&t->sites);
   qnet_module_destroy(t->step);
@@ -84,6 +95,11 @@ static void close_stage(qnet_trainer *t) {
   t->step = t->now.module = NULL;
   t->frozen = false;
   t->stage = -1;
+}
+
+/* Do the quantizers of a stage come to weights that were trained before? */
+static bool is_fitted(const qnet_trainer *t, int stage) {
+  return t->now.quant.quantizer && (stage > 0 || t->session->options.init);
 }
 
 /* The present weights with the quantizers of a stage, and the step that trains them. Weights that
@@ -95,15 +111,28 @@ static qnet_status open_stage(qnet_trainer *t, int stage, qnet_diag *d) {
   t->now.module = qnet_module_clone(t->base->module);
   if (!t->now.module) return qnet_out_of_memory(d);
   QNET_TRY(qnet_model_insert_quantizers(t->session, &t->now));
-  if (t->now.quant.quantizer && (stage > 0 || t->session->options.init))
-    QNET_TRY(qnet_refit(t->session, t->now.module, NULL));
+  if (is_fitted(t, stage)) QNET_TRY(qnet_refit(t->session, t->now.module, NULL));
   QNET_TRY(make_step(t, d));
   t->stage = stage;
   return QNET_OK;
 }
 
-static qnet_status enter_stage(void *ctx, int stage, qnet_diag *d) {
-  return open_stage(ctx, stage, d);
+static qnet_status enter_stage(void *ctx, int stage, int64_t *batches, qnet_diag *d) {
+  qnet_trainer *t = ctx;
+  QNET_TRY(open_stage(t, stage, d));
+  if (!is_fitted(t, stage)) return QNET_OK;
+  QNET_TRY(qnet_statistics_create(t->now.module, t->base->recipe.batch, &t->statistics, d));
+  if (t->statistics) *batches = OBSERVED_BATCHES;
+  return QNET_OK;
+}
+
+static qnet_status observe(void *ctx, const uint8_t *images, bool last, qnet_diag *d) {
+  qnet_trainer *t = ctx;
+  QNET_TRY(qnet_statistics_add(t->statistics, images, d));
+  if (!last) return QNET_OK;
+  qnet_statistics_finish(t->statistics);
+  forget_statistics(t);
+  return QNET_OK;
 }
 
 qnet_status qnet_trainer_create(qnet_session *s, const qnet_program *program,
@@ -278,6 +307,7 @@ qnet_engine qnet_trainer_engine(qnet_trainer *t) {
   return (qnet_engine){.ctx = t,
                        .batch = t->base->recipe.batch,
                        .enter_stage = enter_stage,
+                       .observe = observe,
                        .step = run_step,
                        .explain = explain,
                        .enter_frozen_phase = enter_frozen_phase,

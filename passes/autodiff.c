@@ -2,6 +2,10 @@
  * eps=1e-8,decoupled=0,smoothing=0,decay_norm=0}: makes the training step @step(image, label, lr)
  * -> loss, correct from @eval.
  *
+ * learn=quantizers leaves all parameters alone: batch_norm keeps its form and its running
+ * statistics, the gradient reaches the quantizers. learn=statistics leaves even these alone and
+ * writes the statistics of the batch itself in place of the moving averages.
+ *
  * distill=A (with temperature=4) adds the argument %teacher, another network's logits, and gives
  * them the share A of the loss.
  *
@@ -26,8 +30,11 @@ enum { MAX_GRADS = 3 };
 /* PyTorch's default for batch_norm. */
 static const double running_momentum = 0.1;
 
+typedef enum { LEARN_ALL, LEARN_QUANTIZERS, LEARN_STATISTICS } learning;
+
 typedef struct differ {
   qnet_module *module;
+  learning learn;
   const qnet_pass_context *context;
   qnet_builder b;
   qnet_arena scratch;
@@ -82,6 +89,34 @@ static void batch_norm_gradient(differ *s, qnet_op *op, qnet_value *dy, const bo
   qnet_op_set_float(s->module, g, "eps", qnet_op_float(op, "eps", 1e-5));
   for (int i = 0; i < 3; i++)
     dx[i] = &g->result[i];
+}
+
+/* `const @zeros.N`: N zeros. */
+static qnet_value *zeros(differ *s, const qnet_type *type) {
+  qnet_module *m = s->module;
+  const char *name =
+      qnet_arena_printf(&m->arena, "zeros.%lld", (long long)qnet_type_elements(type));
+  qnet_symbol *symbol = name != NULL ? qnet_symbol_find(m, name) : NULL;
+  qnet_blob *blob = symbol == NULL ? qnet_type_new_blob(m->allocator, type) : NULL;
+  if (blob != NULL && name != NULL)
+    symbol = qnet_symbol_add_data(m, QNET_SYMBOL_CONST, name, type, blob, s->b.loc);
+  if (blob != NULL) qnet_blob_release(blob);
+  if (symbol != NULL) return qnet_build_read(&s->b, symbol);
+  m->failed = true;
+  return NULL;
+}
+
+/* With statistics that are constants: dy gamma / sqrt(var + eps), a batch_norm without mean and
+ * bias. */
+static void fixed_norm_gradient(differ *s, qnet_op *op, qnet_value *dy, const bool *want,
+                                qnet_value **dx) {
+  (void)want;
+  qnet_value *zero = zeros(s, op->operand[1]->type);
+  if (zero == NULL) return;
+  qnet_value *operands[] = {dy, op->operand[1], zero, zero, op->operand[4]};
+  dx[0] = qnet_build1(&s->b, QNET_OP_BATCH_NORM, operands, 5, dy->type);
+  if (dx[0] != NULL)
+    qnet_op_set_float(s->module, dx[0]->def, "eps", qnet_op_float(op, "eps", 1e-5));
 }
 
 static void relu_gradient(differ *s, qnet_op *op, qnet_value *dy, const bool *want,
@@ -139,6 +174,7 @@ static const struct row {
     {QNET_OP_CONV2D, 7, layer_gradient},
     {QNET_OP_DENSE, 7, layer_gradient},
     {QNET_OP_BATCH_NORM_TRAIN, 7, batch_norm_gradient},
+    {QNET_OP_BATCH_NORM, 1, fixed_norm_gradient},
     {QNET_OP_RELU, 1, relu_gradient},
     {QNET_OP_MAX_POOL2D, 1, max_pool_gradient},
     {QNET_OP_AVG_POOL2D, 1, linear_gradient},
@@ -181,7 +217,8 @@ static qnet_status copy_batch_norm(differ *s, const qnet_op *op) {
                         "the running statistics of this batch_norm are not state symbols");
     qnet_value *average = build2(s, QNET_OP_MOVING_AVERAGE, old, &train->result[1 + i], c, NULL);
     if (average == NULL) return qnet_out_of_memory(s->context->diag);
-    qnet_op_set_float(m, average->def, "momentum", running_momentum);
+    qnet_op_set_float(m, average->def, "momentum",
+                      s->learn == LEARN_STATISTICS ? 1 : running_momentum);
     if (i == 1 && n > 1) qnet_op_set_float(m, average->def, "scale", n / (n - 1));
     qnet_build_write(&s->b, symbol, average);
   }
@@ -209,15 +246,17 @@ static qnet_status copy_stats(differ *s, qnet_op *copy) {
 }
 
 static qnet_status copy_op(differ *s, const qnet_op *op) {
-  if (row_of(op->opcode) == NULL && op->opcode != QNET_OP_BATCH_NORM)
+  if (row_of(op->opcode) == NULL)
     return qnet_error(s->context->diag, op->loc, "'%s' has no gradient; it cannot be trained",
                       qnet_op_def_of(op->opcode)->name);
-  if (op->opcode == QNET_OP_BATCH_NORM) return copy_batch_norm(s, op);
+  if (op->opcode == QNET_OP_BATCH_NORM && s->learn != LEARN_QUANTIZERS)
+    return copy_batch_norm(s, op);
   qnet_op *copy = qnet_op_clone(&s->b, op, s->map);
   if (copy == NULL) return qnet_out_of_memory(s->context->diag);
   for (int i = 0; i < op->result_count; i++)
     s->map[op->result[i].id] = &copy->result[i];
-  return op->opcode == QNET_OP_QUANTIZE ? copy_stats(s, copy) : QNET_OK;
+  if (op->opcode != QNET_OP_QUANTIZE || s->learn == LEARN_STATISTICS) return QNET_OK;
+  return copy_stats(s, copy);
 }
 
 static qnet_value *teacher_of(qnet_region *step) {
@@ -256,7 +295,7 @@ static qnet_status build_forward(differ *s, const qnet_symbol *eval, qnet_region
 /* ---- backward ---------------------------------------------------------------------------------*/
 
 static bool is_parameter(const differ *s, const qnet_op *op) {
-  if (op->opcode != QNET_OP_READ) return false;
+  if (op->opcode != QNET_OP_READ || s->learn != LEARN_ALL) return false;
   const qnet_symbol *symbol = qnet_op_symbol(s->module, op, "sym");
   return symbol != NULL && symbol->kind == QNET_SYMBOL_STATE && symbol->type->dtype == QNET_F32;
 }
@@ -307,6 +346,7 @@ static qnet_status build_backward(differ *s, qnet_region *step, qnet_op *loss) {
   s->grad = qnet_arena_array(&s->scratch, (size_t)count, sizeof *s->grad);
   if (s->active == NULL || s->grad == NULL) return qnet_out_of_memory(s->context->diag);
   mark_active(s, step);
+  if (!s->active[loss->operand[0]->id] && s->learn == LEARN_QUANTIZERS) return QNET_OK;
   if (!s->active[loss->operand[0]->id])
     return qnet_error(s->context->diag, loss->loc,
                       "no state symbol influences the result: there is nothing to train");
@@ -486,7 +526,7 @@ static qnet_status build_step(differ *s, const qnet_symbol *eval) {
   qnet_op *loss = NULL;
   QNET_TRY(build_forward(s, eval, step->body, &loss));
   QNET_TRY(merge_reads(s, step->body));
-  QNET_TRY(build_backward(s, step->body, loss));
+  if (s->learn != LEARN_STATISTICS) QNET_TRY(build_backward(s, step->body, loss));
   for (qnet_op *op = step->body->first; op != loss; op = op->next)
     if (is_parameter(s, op) && s->grad[op->result[0].id] != NULL)
       QNET_TRY(build_update(s, op, &step->body->arg[2]));
@@ -494,10 +534,23 @@ static qnet_status build_step(differ *s, const qnet_symbol *eval) {
   return m->failed ? qnet_out_of_memory(s->context->diag) : QNET_OK;
 }
 
+static qnet_status read_learning(const qnet_pass_context *c, learning *out) {
+  static const char *const words[] = {"all", "quantizers", "statistics"};
+  if (!qnet_pass_option_given(c, "learn")) return QNET_OK;
+  for (int i = 0; i < 3; i++)
+    if (qnet_pass_option_is(c, "learn", words[i])) {
+      *out = (learning)i;
+      return QNET_OK;
+    }
+  return qnet_error(c->diag, QNET_NO_LOC,
+                    "autodiff: 'learn' is all, quantizers or statistics, in {%s}", c->options);
+}
+
 qnet_status qnet_pass_autodiff(qnet_module *m, const qnet_pass_context *c) {
   qnet_symbol *eval = qnet_symbol_find(m, "eval");
   QNET_TRY(check_eval(m, c, eval));
-  differ s = {.module = m, .context = c};
+  differ s = {.module = m, .context = c, .learn = LEARN_ALL};
+  QNET_TRY(read_learning(c, &s.learn));
   qnet_arena_init(&s.scratch, c->allocator);
   const int count = qnet_function_number_values(eval);
   s.map = qnet_arena_array(&s.scratch, (size_t)count, sizeof *s.map);

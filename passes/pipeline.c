@@ -37,7 +37,8 @@ static const qnet_pass passes[] = {
    "puts nn.quantize before the weights and inputs of layers that are to be quantized"},
   {"autodiff", qnet_pass_autodiff, NN, NN, 0, 0, 0,
    "optimizer:word momentum:float weight_decay:float nesterov:int beta1:float beta2:float "
-  "eps:float decoupled:int smoothing:float decay_norm:int distill:float temperature:float",
+  "eps:float decoupled:int smoothing:float decay_norm:int distill:float temperature:float "
+  "learn:word",
    "derives @step, one step of training, from @eval"},
   {"fold-batch-norm", qnet_pass_fold_batch_norm, NN, NN, 0, 0, 0, "",
    "folds batch_norm of f32 layers into their weights and biases"},

@@ -266,6 +266,26 @@ static qnet_status finish_epoch(run *r, double images_per_second) {
   return write_checkpoint(r);
 }
 
+/* The first batches of the epoch, as its steps will see them. */
+static qnet_status observe(const run *r, int64_t batches) {
+  qnet_loader *loader;
+  qnet_status status = open_loader(r, &loader);
+  for (int64_t i = 0; i < batches && status == QNET_OK; i++) {
+    qnet_batch batch;
+    status = qnet_loader_next(loader, &batch, r->diag);
+    if (status == QNET_OK)
+      status = r->engine->observe(r->engine->ctx, batch.images, i + 1 == batches, r->diag);
+  }
+  qnet_loader_close(loader);
+  return status;
+}
+
+static qnet_status enter_stage(const run *r, int stage) {
+  int64_t batches = 0;
+  QNET_TRY(r->engine->enter_stage(r->engine->ctx, stage, &batches, r->diag));
+  return batches > 0 ? observe(r, batches < r->steps ? batches : r->steps) : QNET_OK;
+}
+
 /* Stages and phases begin with an epoch. A run that goes on from the checkpoint before it enters
  * them itself; one from a later checkpoint finds them in there. */
 static qnet_status begin_epoch(const run *r) {
@@ -276,8 +296,7 @@ static qnet_status begin_epoch(const run *r) {
   if (r->at.epoch == stage.first && o->stages > 0 && o->log)
     fprintf(o->log, "stage %d of %d: %s bits\n", stage.index + 1, o->stages,
             o->stage[stage.index].name);
-  if (r->at.epoch == stage.first && engine->enter_stage)
-    QNET_TRY(engine->enter_stage(engine->ctx, stage.index, r->diag));
+  if (r->at.epoch == stage.first && engine->enter_stage) QNET_TRY(enter_stage(r, stage.index));
   if (r->at.epoch == first_frozen(o)) QNET_TRY(engine->enter_frozen_phase(engine->ctx, r->diag));
   return QNET_OK;
 }

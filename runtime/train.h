@@ -20,8 +20,11 @@ typedef struct qnet_engine {
                       qnet_step_result *out, qnet_diag *d);
   /* After such a loss: adds a note that says where it came from. NULL: cannot tell. */
   qnet_status (*explain)(void *ctx, qnet_diag *d);
-  /* Before the first step of a stage of the run, the first one included. NULL: nothing to do. */
-  qnet_status (*enter_stage)(void *ctx, int stage, qnet_diag *d);
+  /* Before the first step of a stage of the run, the first one included. *batches, 0 at first: so
+   * many `observe` wants to see. NULL: nothing to do. */
+  qnet_status (*enter_stage)(void *ctx, int stage, int64_t *batches, qnet_diag *d);
+  /* One of these batches, or of the epoch's when it has fewer. */
+  qnet_status (*observe)(void *ctx, const uint8_t *images, bool last, qnet_diag *d);
   /* Enters the last phase: from now on the forward uses frozen tables (docs/numbers.md). */
   qnet_status (*enter_frozen_phase)(void *ctx, qnet_diag *d);
   /* Exact evaluation: predicted class of each of `count` images. */

@@ -167,6 +167,25 @@ static void test_batch_norm_statistics(void **state) {
   teardown(&b);
 }
 
+/* learn=statistics: running <- batch, whatever it was, and nothing else changes. */
+static void test_batch_statistics(void **state) {
+  (void)state;
+  bench average, once;
+  setup(&average, "batch{n=4},autodiff");
+  setup(&once, "batch{n=4},autodiff{learn=statistics}");
+  const float old = content(&average, "bn2.running_var")[1];
+  (void)loss_of(&average);
+  const float moved = content(&average, "bn2.running_var")[1];
+  for (int i = 0; i < 2; i++) {
+    (void)loss_of(&once);
+    assert_true(fabsf(old + 0.1f * (content(&once, "bn2.running_var")[1] - old) - moved) < 1e-5f);
+  }
+  assert_true(moved != old);
+  assert_memory_equal(content(&once, "conv1.weight"), content(&average, "conv1.weight"), 72 * 4);
+  teardown(&average);
+  teardown(&once);
+}
+
 static int count_ops(const qnet_module *m, const char *function, int opcode) {
   int count = 0;
   for (const qnet_op *op = qnet_symbol_find(m, function)->body->first; op != NULL; op = op->next)
@@ -247,13 +266,10 @@ static void test_passes_out_of_memory(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_gradients),
-      cmocka_unit_test(test_gradients_behind_quantizers),
-      cmocka_unit_test(test_straight_through),
-      cmocka_unit_test(test_batch_norm_statistics),
-      cmocka_unit_test(test_batch_of_step),
-      cmocka_unit_test(test_fold_batch_norm),
-      cmocka_unit_test(test_passes_out_of_memory),
+      cmocka_unit_test(test_gradients),        cmocka_unit_test(test_gradients_behind_quantizers),
+      cmocka_unit_test(test_straight_through), cmocka_unit_test(test_batch_norm_statistics),
+      cmocka_unit_test(test_batch_statistics), cmocka_unit_test(test_batch_of_step),
+      cmocka_unit_test(test_fold_batch_norm),  cmocka_unit_test(test_passes_out_of_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -121,6 +121,20 @@ static void test_progressive_refused(void **state) {
   test_must_fail("waves", "", "net.qnet:11:3: error: 'epochs' takes one value", "^");
 }
 
+/* Batch norm statistics behind quantizers are those of the batches that come first: with one batch
+ * an epoch they are its own at once, from whatever they were. */
+static void test_statistics(void **state) {
+  (void)state;
+  test_write_net("quantize qil(weights = 2, activations = 2) except first, last", "");
+  test_must_train("waves", "f32", "--quantizer=none --epochs=1 --lr=0 --limit=32");
+  test_must_train("waves", "out", "--init=@/f32.safetensors --epochs=1 --lr=0 --limit=32");
+  const float mean = 10 * test_value("f32", "bn1.running_mean"); /* 0.9 * 0 + 0.1 * mean */
+  const float var = 10 * test_value("f32", "bn1.running_var") - 9;
+  assert_true(fabsf(mean) > 0.01f && var > 0.01f);
+  assert_true(fabsf(test_value("out", "bn1.running_mean") - mean) < 1e-4f * fabsf(mean));
+  assert_true(fabsf(test_value("out", "bn1.running_var") - var) < 1e-3f * var);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup(test_quantizer_rate, prepare),
@@ -128,6 +142,7 @@ int main(void) {
       cmocka_unit_test_setup(test_progressive, prepare),
       cmocka_unit_test_setup(test_best_of_stage, prepare),
       cmocka_unit_test_setup(test_progressive_refused, prepare),
+      cmocka_unit_test_setup(test_statistics, prepare),
   };
   return cmocka_run_group_tests(tests, test_make_directory, remove_directory);
 }

@@ -17,6 +17,8 @@ typedef struct fake {
   int nan_at_step, fail_at_step; /* 1-based; 0 = never */
   double last_lr;
   bool labels_fit;
+  int stage, stage_at_step[3], observed, last_observed; /* stages count from 1 */
+  int64_t wanted;                                       /* by `observe` */
 } fake;
 
 static qnet_status fake_step(void *ctx, const uint8_t *images, const int32_t *labels, double lr,
@@ -54,6 +56,25 @@ static qnet_status fake_save(void *ctx, const char *path, qnet_diag *d) {
   (void)d;
   assert_string_equal(path, "w.safetensors");
   ((fake *)ctx)->saves++;
+  return QNET_OK;
+}
+
+static qnet_status fake_stage(void *ctx, int stage, int64_t *batches, qnet_diag *d) {
+  (void)d;
+  fake *f = ctx;
+  assert_int_equal(stage, f->stage);
+  f->stage_at_step[f->stage++] = f->steps;
+  *batches = f->wanted;
+  return QNET_OK;
+}
+
+static qnet_status fake_observe(void *ctx, const uint8_t *image, bool last, qnet_diag *d) {
+  (void)d;
+  fake *f = ctx;
+  assert_true(f->stage > 0 && f->steps == f->stage_at_step[f->stage - 1]);
+  assert_true(image[0] < COUNT);
+  f->observed++;
+  f->last_observed += last;
   return QNET_OK;
 }
 
@@ -212,6 +233,44 @@ static void learning_rates(void **state) {
   assert_true(qnet_train_lr(&o, 30, 10) == 0.05);
 }
 
+/* Every stage goes through the schedule; only the last one ends on the integer grid. */
+static void stages(void **state) {
+  (void)state;
+  fake f;
+  qnet_engine engine = make_engine(&f);
+  engine.enter_stage = fake_stage;
+  engine.observe = fake_observe;
+  f.wanted = 3;
+  const qnet_dataset set = make_set(qnet_allocator_system(), COUNT);
+  qnet_train_report report;
+  qnet_train_options o = two_epochs;
+  o.epochs = 5;
+  o.stages = 3;
+  o.stage[0] = (qnet_train_stage){1, "32"};
+  o.stage[1] = (qnet_train_stage){2, "3/3"};
+  o.stage[2] = (qnet_train_stage){2, "2/2"};
+  assert_int_equal(qnet_train(&engine, &o, &set, &set, &report, NULL), QNET_OK);
+  const int steps = COUNT / BATCH;
+  assert_int_equal(f.stage, 3);
+  assert_int_equal(f.stage_at_step[1], steps);
+  assert_int_equal(f.stage_at_step[2], 3 * steps);
+  assert_int_equal(f.frozen_at_step, 4 * steps);
+  assert_int_equal(f.observed, 3 * 3);
+  assert_int_equal(f.last_observed, 3);
+  assert_true(qnet_train_lr(&o, steps, steps) == 0.1 && qnet_train_lr(&o, 3 * steps, steps) == 0.1);
+  assert_true(fabs(qnet_train_lr(&o, 2 * steps, steps) - 0.05) < 1e-12);
+  assert_true(fabs(qnet_train_lr(&o, 4 * steps, steps) - 0.05) < 1e-12);
+  assert_int_equal(report.best_epoch, 4); /* of the last stage, although all are alike */
+  o.warmup_epochs = 1;
+  assert_int_equal(qnet_train(&engine, &o, &set, &set, &report, NULL), QNET_ERROR);
+  f.stage = f.observed = f.steps = 0;
+  f.frozen_at_step = -1;
+  f.wanted = 100; /* more than an epoch has */
+  o.warmup_epochs = 0;
+  assert_int_equal(qnet_train(&engine, &o, &set, &set, &report, NULL), QNET_OK);
+  assert_int_equal(f.observed, 3 * steps);
+}
+
 static void evaluation_counts(void **state) {
   (void)state;
   fake f;
@@ -229,9 +288,13 @@ static void evaluation_counts(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(runs_whole_epochs), cmocka_unit_test(limit_takes_the_first_images),
-      cmocka_unit_test(stops_on_errors),   cmocka_unit_test(lack_of_memory),
-      cmocka_unit_test(learning_rates),    cmocka_unit_test(evaluation_counts),
+      cmocka_unit_test(runs_whole_epochs),
+      cmocka_unit_test(limit_takes_the_first_images),
+      cmocka_unit_test(stops_on_errors),
+      cmocka_unit_test(lack_of_memory),
+      cmocka_unit_test(learning_rates),
+      cmocka_unit_test(evaluation_counts),
+      cmocka_unit_test(stages),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
