@@ -199,7 +199,7 @@ static void update(qnet_quantizer_site *s, const int64_t *count, const double *s
     g[i][i] += ridge;
     h[i] = h[i] / weights + ridge * (double)s->param[i];
   }
-  if (!qnet_solve(bits, g, h)) return;
+  if (!qnet_solve_nonnegative(bits, g, h)) return;
   for (int k = 0; k < bits; k++)
     if (isfinite(h[k]))
       s->param[k] = (float)((1 - follow_rate) * (double)s->param[k] + follow_rate * h[k]);

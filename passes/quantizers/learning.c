@@ -84,3 +84,44 @@ bool qnet_solve(int n, double g[QNET_MAX_BASIS][QNET_MAX_BASIS], double h[QNET_M
   }
   return true;
 }
+
+/* The solution with v = 0 outside `support`; false when it has a negative entry or is none. */
+static bool solve_support(int n, unsigned support, double g[QNET_MAX_BASIS][QNET_MAX_BASIS],
+                          const double *h, double *v) {
+  double part[QNET_MAX_BASIS][QNET_MAX_BASIS], right[QNET_MAX_BASIS];
+  int at[QNET_MAX_BASIS], count = 0;
+  for (int i = 0; i < n; i++)
+    if ((support >> i & 1) != 0) at[count++] = i;
+  for (int i = 0; i < count; i++) {
+    right[i] = h[at[i]];
+    for (int j = 0; j < count; j++)
+      part[i][j] = g[at[i]][at[j]];
+  }
+  if (!qnet_solve(count, part, right)) return false;
+  for (int i = 0; i < n; i++)
+    v[i] = 0;
+  for (int i = 0; i < count; i++) {
+    if (!(right[i] >= 0)) return false;
+    v[at[i]] = right[i];
+  }
+  return true;
+}
+
+/* So few unknowns that every support can be tried. */
+bool qnet_solve_nonnegative(int n, double g[QNET_MAX_BASIS][QNET_MAX_BASIS],
+                            double h[QNET_MAX_BASIS]) {
+  double best[QNET_MAX_BASIS] = {0}, most = -1;
+  for (unsigned support = 0; support < 1u << n; support++) {
+    double v[QNET_MAX_BASIS], gain = 0;
+    if (!solve_support(n, support, g, h, v)) continue;
+    for (int i = 0; i < n; i++)
+      gain += h[i] * v[i]; /* the least value is - h' v */
+    if (!(gain > most)) continue;
+    most = gain;
+    for (int i = 0; i < n; i++)
+      best[i] = v[i];
+  }
+  for (int i = 0; i < n; i++)
+    h[i] = best[i];
+  return most >= 0;
+}

@@ -19,6 +19,10 @@ enum { QNET_MAX_BASIS = 4 };
  * False when a pivot vanishes. */
 bool qnet_solve(int n, double g[QNET_MAX_BASIS][QNET_MAX_BASIS], double h[QNET_MAX_BASIS]);
 
+/* The same for the least v' g v - 2 h' v with no negative v. */
+bool qnet_solve_nonnegative(int n, double g[QNET_MAX_BASIS][QNET_MAX_BASIS],
+                            double h[QNET_MAX_BASIS]);
+
 /* Mean and deviation (n - 1) of x; a deviation of 0 becomes 1. */
 void qnet_moments(const float *x, int64_t n, double *mean, double *deviation);
 

@@ -68,13 +68,13 @@ static bool least_squares(qnet_role role, int bits, const int64_t *count, const 
     g[i][i] += ridge;
     h[i] += ridge * v[i];
   }
-  if (!qnet_solve(bits, g, h)) return false;
-  for (int i = 0; i < bits; i++)
-    if (!isfinite(h[i])) return false;
   /* Activations that pile up at a few values can ask for negative entries; freezing would drop
    * them, so they are not learned in the first place. */
+  if (!(role == QNET_ROLE_ACTIVATION ? qnet_solve_nonnegative : qnet_solve)(bits, g, h))
+    return false;
   for (int i = 0; i < bits; i++)
-    v[i] = role == QNET_ROLE_ACTIVATION ? fmax(h[i], 0) : h[i];
+    if (!isfinite(h[i])) return false;
+  memcpy(v, h, sizeof *v * (size_t)bits);
   return true;
 }
 
@@ -158,7 +158,7 @@ static void uniform_start(int bits, double top, double *v) {
 
 static void fit_channel(qnet_role role, int bits, float *p, const float *x, int64_t n) {
   /* Top levels in units of the root mean square: heavy and light tails. */
-  static const double tops[] = {1.2, 1.8, 2.6};
+  static const double tops[] = {1.2, 1.5, 1.8, 2.2, 2.6};
   double v[MAX_BITS], trial[MAX_BITS], square = 0;
   for (int k = 0; k < bits; k++)
     v[k] = (double)p[k];

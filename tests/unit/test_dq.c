@@ -17,23 +17,24 @@ static void test_start(void **state) {
 }
 
 /* The gradient of v_k is the sum of dy e_k, checked against the change of sum dy Q. */
-static void test_levels_learn(void **state) {
-  (void)state;
+static void check_levels_learn(int bits) {
   static const float w[] = {-0.9f, -0.3f, 0.1f, 0.15f, 0.7f};
   static const double dy[] = {0.5, -1, 2, 0.25, -0.75};
-  float param[TEST_MAX_PARAM];
-  qnet_quantizer_site s = test_site(&qnet_quantizer_dq, QNET_ROLE_WEIGHT, 2, param);
-  static const float data[] = {-0.6f, -0.2f, 0.2f, 0.6f};
-  qnet_quantizer_dq.fit(&s, data, COUNT(data));
-  double sum[4] = {0}, sum_x[4] = {0};
+  float param[TEST_MAX_PARAM], data[16];
+  qnet_quantizer_site s = test_site(&qnet_quantizer_dq, QNET_ROLE_WEIGHT, bits, param);
+  const int n = 1 << bits;
+  for (int k = 0; k < n; k++)
+    data[k] = 0.2f * (float)(2 * k - n + 1);
+  qnet_quantizer_dq.fit(&s, data, n);
+  double sum[16] = {0}, sum_x[16] = {0};
   for (int i = 0; i < COUNT(w); i++) {
     test_sums one;
     test_point(&s, w[i], &one);
-    for (int k = 0; k < 4; k++)
+    for (int k = 0; k < n; k++)
       sum[k] += dy[i] * one.dy[k];
   }
-  double difference[2], start[2];
-  for (int k = 0; k < 2; k++) {
+  double difference[4], start[4];
+  for (int k = 0; k < bits; k++) {
     double value[2] = {0, 0};
     start[k] = (double)param[k];
     for (int side = 0; side < 2; side++) {
@@ -45,11 +46,21 @@ static void test_levels_learn(void **state) {
     difference[k] = (value[1] - value[0]) / 0.02;
   }
   qnet_quantizer_dq.learn(&s, sum, sum_x, 0.01);
-  for (int k = 0; k < 2; k++)
+  for (int k = 0; k < bits; k++)
     assert_near((double)param[k] - start[k], -0.001 * (difference[k] + 1e-4 * start[k]), 1e-6);
   /* Codes stay: what moved is the levels. */
-  assert_near(test_quantize(&s, 0.39f), param[1] - param[0], 1e-6);
-  assert_near(test_quantize(&s, 0.41f), param[1] + param[0], 1e-6);
+  float top = 0;
+  for (int k = 0; k < bits; k++)
+    top += param[k];
+  const float edge = 0.2f * (float)(n - 2);
+  assert_near(test_quantize(&s, edge + 0.01f), top, 1e-6);
+  assert_near(test_quantize(&s, edge - 0.01f), top - 2 * param[0], 1e-6);
+}
+
+static void test_levels_learn(void **state) {
+  (void)state;
+  for (int bits = 2; bits <= 4; bits++)
+    check_levels_learn(bits);
 }
 
 /* The score of a weight moves by dy while the levels are as fitted, more where they have spread. */

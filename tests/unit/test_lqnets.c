@@ -199,7 +199,37 @@ static void test_fit_never_worse(void **state) {
   }
 }
 
-/* One bit: the best basis is the mean of |w|. */
+/* Step by step on the same data the error falls: v* is the best for the codes, what v becomes lies
+ * between v and v*, and new codes only help. Data of all kinds, spikes among them. */
+static void test_steps_never_raise_the_error(void **state) {
+  (void)state;
+  uint64_t seed = SEED + 2;
+  for (int trial = 0; trial < 160; trial++) {
+    enum { N = 300 };
+    float x[N], param[MAX_PARAM] = {0};
+    const qnet_role role = trial % 2 == 0 ? QNET_ROLE_WEIGHT : QNET_ROLE_ACTIVATION;
+    const int bits = 1 + trial / 2 % 4;
+    const float scale = expf(3 * test_float(&seed)), spike = test_float(&seed);
+    for (int i = 0; i < N; i++) {
+      x[i] = scale * (test_float(&seed) > 0.3f && trial % 3 == 0 ? spike : test_float(&seed));
+      if (role == QNET_ROLE_ACTIVATION && x[i] < 0) x[i] = 0;
+    }
+    qnet_quantizer_site s = make_site(role, bits, param);
+    for (int k = 0; k < bits; k++)
+      param[k] = scale * fabsf(test_float(&seed));
+    double before = squared_error(&qnet_quantizer_lqnets, &s, x, N);
+    for (int step = 0; step < 25; step++) {
+      int64_t count[16];
+      double sum[16];
+      take_stats(&qnet_quantizer_lqnets, &s, x, N, count, sum);
+      qnet_quantizer_lqnets.update(&s, count, sum);
+      const double after = squared_error(&qnet_quantizer_lqnets, &s, x, N);
+      assert_true(after <= before * (1 + 1e-5) + 1e-12);
+      before = after;
+    }
+  }
+}
+
 /* Activations pile up at a few values (a relu's zeros, a flat background): least squares alone
  * would answer with negative basis entries, which freezing has to drop. */
 static void test_activation_basis_is_not_negative(void **state) {
@@ -230,6 +260,7 @@ static void test_activation_basis_is_not_negative(void **state) {
   }
 }
 
+/* One bit: the best basis is the mean of |w|. */
 static void test_fit_one_bit(void **state) {
   (void)state;
   static const float x[] = {-1, 2, -3, 4, 0.5f};
@@ -366,6 +397,7 @@ int main(void) {
       cmocka_unit_test(test_activation_step),
       cmocka_unit_test(test_degenerate_batches),
       cmocka_unit_test(test_fit_never_worse),
+      cmocka_unit_test(test_steps_never_raise_the_error),
       cmocka_unit_test(test_fit_one_bit),
       cmocka_unit_test(test_activation_basis_is_not_negative),
       cmocka_unit_test(test_snapping),

@@ -127,33 +127,112 @@ static void test_learning_stays_valid(void **state) {
     }
 }
 
-/* The top level and the largest threshold, one of which is learned, after one step without a
- * gradient. */
-static float decayed(const qnet_quantizer *q, qnet_role role, int bits, double decay) {
-  static const double none[QNET_MAX_CELLS];
-  float param[TEST_MAX_PARAM] = {0};
-  test_table t;
-  qnet_quantizer_site s = test_site(q, role, bits, param);
-  assert_near(s.decay, q->decay, 0);
-  s.decay = decay;
-  q->learn(&s, none, none, 0.1);
-  test_make_table(&s, &t);
-  return t.level[t.n - 1] + t.threshold[t.n - 2];
+/* ---- odd data ---------------------------------------------------------------------------------*/
+
+enum { KINDS = 8 };
+
+static void odd_data(int kind, uint64_t *seed, float *x) {
+  for (int i = 0; i < SAMPLES; i++) {
+    const float noise = test_float(seed);
+    x[i] = kind == 0   ? 0
+           : kind == 1 ? 0.37f
+           : kind == 2 ? noise * 1e-40f
+           : kind == 3 ? noise * 1e30f
+           : kind == 4 ? (i == 17 ? 1e20f : noise)
+           : kind == 5 ? (i == 17 ? 1 : 0)
+           : kind == 6 ? (i % 2 == 0 ? 0.5f : 0.25f)
+                       : -0.37f;
+  }
 }
 
-/* What a method learns as a width shrinks by the decay of its site, and by nothing else. */
-static void test_decay(void **state) {
+/* One step from what the batch says of x under the present tables. */
+static void learn_from(qnet_quantizer_site *s, const float *x, uint64_t *seed) {
+  static test_sums one;
+  const qnet_quantizer *q = s->quantizer;
+  int64_t count[QNET_MAX_LEVELS] = {0};
+  double sum[QNET_MAX_LEVELS] = {0}, dy[QNET_MAX_CELLS] = {0}, dyx[QNET_MAX_CELLS] = {0};
+  test_table t;
+  test_make_table(s, &t);
+  for (int i = 0; i < SAMPLES; i++) {
+    const int code = t.perm[test_rank(&t, x[i])];
+    count[code]++;
+    sum[code] += (double)x[i];
+    if (q->cells == NULL) continue;
+    const double g = 1e-3 * (double)test_float(seed);
+    test_point(s, x[i], &one);
+    for (int k = 0; k < one.n; k++) {
+      dy[k] += g * one.dy[k];
+      dyx[k] += g * one.dyx[k];
+    }
+  }
+  s->inputs = 1;
+  if (q->update != NULL && (q->learn == NULL || s->role == QNET_ROLE_ACTIVATION))
+    q->update(s, count, sum);
+  else if (q->learn != NULL)
+    q->learn(s, dy, dyx, 0.1);
+}
+
+/* Levels ascend and are the integers times the scale, no value is NaN, and where the method has no
+ * thresholds of its own the nearest level is taken, the lower one of two. */
+static void check_exact(const qnet_quantizer_site *s, uint64_t *seed) {
+  float scale, threshold[QNET_MAX_LEVELS], sorted[QNET_MAX_LEVELS];
+  int32_t integer[QNET_MAX_LEVELS], divisor = 0;
+  uint8_t perm[QNET_MAX_LEVELS];
+  const int n = s->quantizer->freeze(s, &scale, integer);
+  assert_int_equal(n, s->quantizer->level_count(s));
+  assert_true(isfinite(scale) && scale > 0);
+  qnet_quantizer_sort_frozen(scale, integer, n, threshold, sorted, perm);
+  if (s->quantizer->thresholds != NULL) s->quantizer->thresholds(s, 0, threshold);
+  for (int r = 0; r < n; r++) {
+    assert_true(isfinite(sorted[r]) && sorted[r] == scale * (float)integer[perm[r]]);
+    assert_true(abs(integer[r]) <= 127);
+    assert_true(r == 0 || (sorted[r] >= sorted[r - 1] && isfinite(threshold[r - 1])));
+    assert_true(r < 2 || threshold[r - 1] >= threshold[r - 2]);
+    divisor = gcd(divisor, integer[r]);
+  }
+  assert_true(divisor <= 1);
+  float own[QNET_MAX_LEVELS];
+  if (s->quantizer->thresholds != NULL && s->quantizer->thresholds(s, 0, own)) return;
+  for (int trial = 0; trial < 50; trial++) {
+    const float x = 1.2f * test_float(seed) * fmaxf(fabsf(sorted[0]), sorted[n - 1]);
+    int rank = 0;
+    while (rank < n - 1 && x > threshold[rank])
+      rank++;
+    for (int r = 0; r < n; r++)
+      assert_true(fabs((double)x - (double)sorted[rank]) <=
+                  fabs((double)x - (double)sorted[r]) + 1e-6 * (double)scale * 127);
+  }
+}
+
+static void check_odd(const qnet_quantizer *q, qnet_role role, int bits, int kind, uint64_t *seed) {
+  float x[SAMPLES], param[TEST_MAX_PARAM] = {0};
+  qnet_quantizer_site s = test_site(q, role, bits, param);
+  s.elements = SAMPLES;
+  odd_data(kind, seed, x);
+  for (int i = 0; i < SAMPLES && role == QNET_ROLE_ACTIVATION; i++)
+    x[i] = fmaxf(x[i], 0);
+  q->fit(&s, x, SAMPLES);
+  for (int step = 0; step < 4; step++) {
+    if (role == QNET_ROLE_WEIGHT && q->follow != NULL) q->follow(&s, x, SAMPLES);
+    check_table(&s);
+    check_cells(&s);
+    check_exact(&s, seed);
+    learn_from(&s, x, seed);
+  }
+}
+
+static void test_odd_data(void **state) {
   (void)state;
+  uint64_t seed = SEED + 2;
   size_t count;
   const qnet_quantizer *const *table = qnet_quantizer_table(&count);
   for (size_t i = 0; i < count; i++)
-    for (int role = 0; role < 2; role++) {
-      const int bits = table[i]->bits[role].max < 3 ? table[i]->bits[role].max : 3;
-      if (table[i]->learn == NULL || bits == 0) continue;
-      const float before = decayed(table[i], (qnet_role)role, bits, 0);
-      const float after = decayed(table[i], (qnet_role)role, bits, 0.5);
-      assert_true(before > 0 && after < before && after > 0.9499f * before);
-    }
+    for (int role = 0; role < 2; role++)
+      for (int bits = table[i]->bits[role].min; bits <= table[i]->bits[role].max && bits > 0;
+           bits++)
+        for (int kind = 0; kind < KINDS; kind++) {
+          check_odd(table[i], (qnet_role)role, bits, kind, &seed);
+        }
 }
 
 /* ---- nn.cell_grad -----------------------------------------------------------------------------*/
@@ -263,7 +342,7 @@ static void test_moment_grad(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_properties),  cmocka_unit_test(test_learning_stays_valid),
-      cmocka_unit_test(test_decay),       cmocka_unit_test(test_cell_grad),
+      cmocka_unit_test(test_odd_data),    cmocka_unit_test(test_cell_grad),
       cmocka_unit_test(test_moment_grad),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
