@@ -5,10 +5,11 @@
 #include "passes/quantizer_state.h"
 #include "tests/unit/training_test.h"
 
-enum { BATCH = 32, STEPS = 120, FROZEN = 30, TESTED = 320, SEED = 3, IMAGES = 4 };
+enum { BATCH = 32, STEPS = 100, FROZEN = 25, TESTED = 160, SEED = 3, IMAGES = 2 };
 
 typedef struct run {
   qnet_diag *d;
+  const qnet_target_choice *target;
   qnet_module *eval, *step; /* share their blobs */
   qnet_plan *plan;
   qnet_quantizer_sites sites;
@@ -19,7 +20,8 @@ static void check(qnet_status status, qnet_diag *d) {
   assert_int_equal(status, QNET_OK);
 }
 
-static void start(run *r, const char *quantizers) {
+static void start(run *r, void **state, const char *quantizers) {
+  r->target = *state;
   r->d = qnet_diag_create(qnet_allocator_system());
   r->eval = test_prepare(test_network, quantizers, SEED, r->d);
   r->step = qnet_module_clone(r->eval);
@@ -56,13 +58,10 @@ static void train(run *r) {
 static void logits_of(const run *r, qnet_engine_kind kind, const uint8_t *images, int64_t count,
                       float *logits) {
   qnet_predictor *p = NULL;
-  qnet_target_choice target;
-  check(qnet_target_choose("native", NULL, NULL, &target, r->d), r->d);
-  check(qnet_predictor_create(r->eval->allocator, r->eval, kind, &target, &p, r->d), r->d);
+  check(qnet_predictor_create(r->eval->allocator, r->eval, kind, r->target, &p, r->d), r->d);
   assert_int_equal(qnet_predictor_classes(p), TEST_CLASSES);
   check(qnet_predictor_logits(p, images, count, logits, r->d), r->d);
   qnet_predictor_destroy(p);
-  qnet_target_choice_free(&target);
 }
 
 static int evaluate(const run *r) {
@@ -139,14 +138,14 @@ static void compare_tables(const run *r) {
   assert_true(r->sites.count > 0);
 }
 
-static void learn(const char *weights, const char *activations, int weight_bits,
+static void learn(void **state, const char *weights, const char *activations, int weight_bits,
                   int activation_bits, const char *edges) {
   char pipeline[256];
   snprintf(pipeline, sizeof pipeline,
            "insert-quantizers{quantizer=%s,activation_quantizer=%s,weights=%d,activations=%d,%s}",
            weights, activations, weight_bits, activation_bits, edges);
   run r;
-  start(&r, pipeline);
+  start(&r, state, pipeline);
   train(&r);
   check(qnet_quantizer_freeze_all(r.eval, r.eval->allocator, r.d), r.d);
   compare_tables(&r);
@@ -160,7 +159,6 @@ static void learn(const char *weights, const char *activations, int weight_bits,
 
 /* At 2/2 and 3/3 where the method has them, else at its smallest; the edges f32 and 8 bit. */
 static void test_methods(void **state) {
-  (void)state;
   size_t count;
   const qnet_quantizer *const *table = qnet_quantizer_table(&count);
   for (size_t i = 0; i < count; i++) {
@@ -171,7 +169,7 @@ static void test_methods(void **state) {
     for (int bits = 2; bits <= 3; bits++) {
       const int wb = w.max == 0 ? bits : bits < w.min ? w.min : bits > w.max ? w.max : bits;
       const int ab = a.max == 0 ? bits : bits < a.min ? a.min : bits > a.max ? a.max : bits;
-      learn(weights, activations, wb, ab, bits == 2 ? "first=0,last=0" : "first=8,last=8");
+      learn(state, weights, activations, wb, ab, bits == 2 ? "first=0,last=0" : "first=8,last=8");
       if (wb != bits && ab != bits) break;
     }
   }
@@ -179,20 +177,34 @@ static void test_methods(void **state) {
 
 /* The planes of every layer of LCQ at 3 / 3 bits, held to three. */
 static void test_planes(void **state) {
-  (void)state;
-  learn("lcq", "lcq", 3, 3, "planes=3,first=0,last=0");
+  learn(state, "lcq", "lcq", 3, 3, "planes=3,first=0,last=0");
 }
 
 /* The first layer too, whose input is not learned: its parameters still are. */
 static void test_all_layers(void **state) {
-  (void)state;
   run r;
-  start(&r, "insert-quantizers{quantizer=lsq,weights=8,activations=4,first=-1,last=-1}");
+  start(&r, state, "insert-quantizers{quantizer=lsq,weights=8,activations=4,first=-1,last=-1}");
   const float *param = qnet_symbol_find(r.eval, "conv1.input_quantizer.param")->blob->data;
   const float before = param[0];
   train(&r);
   assert_true(param[0] != before);
   finish(&r);
+}
+
+/* The host, found out once for all runs. */
+static int choose_target(void **state) {
+  static qnet_target_choice target;
+  qnet_diag *d = qnet_diag_create(qnet_allocator_system());
+  const qnet_status status = qnet_target_choose("native", NULL, NULL, &target, d);
+  if (status != QNET_OK) qnet_diag_print(d, stderr, false);
+  qnet_diag_destroy(d);
+  *state = &target;
+  return status == QNET_OK ? 0 : -1;
+}
+
+static int free_target(void **state) {
+  qnet_target_choice_free(*state);
+  return 0;
 }
 
 int main(void) {
@@ -201,5 +213,5 @@ int main(void) {
       cmocka_unit_test(test_planes),
       cmocka_unit_test(test_all_layers),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return cmocka_run_group_tests(tests, choose_target, free_target);
 }
