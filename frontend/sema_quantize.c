@@ -6,8 +6,9 @@
 
 /* Quantizers that a .qnet may name. The frontend does not know the passes, which hold the methods
  * themselves; tests compare the two lists. */
-static const char *const quantizers[] = {"lqnets", "lsq",  "qil",    "lcq",    "lcq_exact", "dq",
-                                         "pact",   "apot", "dorefa", "binary", "ternary"};
+static const char *const quantizers[] = {"lqnets",    "lsq",    "qil",  "lcq",
+                                         "lcq_exact", "dq",     "pact", "apot",
+                                         "dorefa",    "binary", "sign", "ternary"};
 enum { QUANTIZERS = sizeof quantizers / sizeof *quantizers };
 
 static const char *known_quantizer(const char *name) {

@@ -194,7 +194,7 @@ static qnet_status quantize_layer(qnet_module *m, const qnet_pass_context *c, qn
   if (input.name == NULL || weight.name == NULL) return qnet_out_of_memory(c->diag);
   if (qnet_symbol_find(m, qnet_arena_printf(&m->arena, "%s.level", input.name)) != NULL)
     return qnet_error(c->diag, op->loc, "layer '%s' has quantizers already", name);
-  if (input.is_signed && input.quantizer != &qnet_quantizer_uniform) {
+  if (input.is_signed && !input.quantizer->takes_negative) {
     qnet_warning(c->diag, op->loc,
                  "the input of '%s' may be negative; '%s' makes negative values 0", name,
                  input.quantizer->name);

@@ -37,6 +37,7 @@ typedef struct qnet_quantizer {
   const void *method;     /* for hooks that several methods share (quantizers/scaled_set.h) */
   qnet_bit_range bits[2]; /* by qnet_role */
   bool per_layer;         /* one table for all filters of a weight */
+  bool takes_negative;    /* activations that may be negative keep their sign */
   bool takes_planes;      /* the site's `planes` */
   bool by_channel;        /* `update` wants the statistics of activations channel by channel */
   bool keeps_scores;      /* latent weights only select codes: they do not decay */
@@ -91,7 +92,7 @@ typedef struct qnet_quantizer {
 extern const qnet_quantizer qnet_quantizer_lqnets, qnet_quantizer_lsq, qnet_quantizer_uniform,
     qnet_quantizer_qil, qnet_quantizer_lcq, qnet_quantizer_lcq_exact, qnet_quantizer_dq,
     qnet_quantizer_pact, qnet_quantizer_apot, qnet_quantizer_dorefa, qnet_quantizer_binary,
-    qnet_quantizer_ternary;
+    qnet_quantizer_ternary, qnet_quantizer_sign;
 
 const qnet_quantizer *qnet_quantizer_find(const char *name); /* NULL when unknown */
 const qnet_quantizer *const *qnet_quantizer_table(size_t *count);

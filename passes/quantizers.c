@@ -8,7 +8,8 @@ static const qnet_quantizer *const quantizers[] = {
     &qnet_quantizer_lqnets, &qnet_quantizer_lsq,       &qnet_quantizer_qil,
     &qnet_quantizer_lcq,    &qnet_quantizer_lcq_exact, &qnet_quantizer_dq,
     &qnet_quantizer_pact,   &qnet_quantizer_apot,      &qnet_quantizer_dorefa,
-    &qnet_quantizer_binary, &qnet_quantizer_ternary,   &qnet_quantizer_uniform};
+    &qnet_quantizer_binary, &qnet_quantizer_sign,      &qnet_quantizer_ternary,
+    &qnet_quantizer_uniform};
 
 const qnet_quantizer *const *qnet_quantizer_table(size_t *count) {
   *count = sizeof quantizers / sizeof *quantizers;

@@ -1,6 +1,8 @@
 /* Binary weights and activations (Courbariaux et al. 2016; Rastegari et al., XNOR-Net, ECCV 2016).
  * Weights: the sign times the mean of |w|, one scale a filter, straight through. Activations are
- * not learned: x > 1/2 of x cut to 0..1, where the gradient passes, so that padding is the level 0.
+ * not learned. "binary": 0 and 1, x > 1/2 of x cut to 0..1, where the gradient passes, so that
+ * padding is the level 0. "sign": -1 and 1, x > 0, the gradient passes in -1..1; padding is
+ * neither.
  *
  * param: the scale of a filter; 1 for activations. */
 #include "passes/quantizer.h"
@@ -19,6 +21,10 @@ static int level_count(const qnet_quantizer_site *s) {
 
 static bool is_weight(const qnet_quantizer_site *s) {
   return s->role == QNET_ROLE_WEIGHT;
+}
+
+static int32_t lower_level(const qnet_quantizer_site *s) {
+  return is_weight(s) ? -1 : *(const int32_t *)s->quantizer->method;
 }
 
 static void init(qnet_quantizer_site *s) {
@@ -43,7 +49,7 @@ static int freeze(const qnet_quantizer_site *s, float *scale, int32_t *level) {
   for (int c = 0; c < s->channels; c++) {
     scale[c] = s->param[c];
     if (!isfinite(scale[c]) || !(scale[c] > 0)) return 0;
-    level[2 * c] = is_weight(s) ? -1 : 0;
+    level[2 * c] = lower_level(s);
     level[2 * c + 1] = 1;
   }
   return 2;
@@ -51,7 +57,7 @@ static int freeze(const qnet_quantizer_site *s, float *scale, int32_t *level) {
 
 static int levels(const qnet_quantizer_site *s, float *level) {
   for (int c = 0; c < s->channels; c++) {
-    level[2 * c] = is_weight(s) ? -s->param[c] : 0;
+    level[2 * c] = s->param[c] * (float)lower_level(s);
     level[2 * c + 1] = s->param[c];
   }
   return 2;
@@ -61,16 +67,20 @@ static qnet_value *emit_backward(qnet_builder *b, const qnet_op *forward, qnet_v
   return qnet_quantizer_emit_straight_through(b, forward, dy, "inside");
 }
 
+#define BINARY_HOOKS                                                                               \
+  .bits = {{1, 1}, {1, 1}}, .param_count = param_count, .level_count = level_count, .init = init,  \
+  .emit_forward = qnet_quantizer_emit_forward, .emit_backward = emit_backward, .follow = fit,      \
+  .fit = fit, .levels = levels, .freeze = freeze
+
 const qnet_quantizer qnet_quantizer_binary = {
     .name = "binary",
-    .bits = {{1, 1}, {1, 1}},
-    .param_count = param_count,
-    .level_count = level_count,
-    .init = init,
-    .emit_forward = qnet_quantizer_emit_forward,
-    .emit_backward = emit_backward,
-    .follow = fit,
-    .fit = fit,
-    .levels = levels,
-    .freeze = freeze,
+    .method = &(const int32_t){0},
+    BINARY_HOOKS,
+};
+
+const qnet_quantizer qnet_quantizer_sign = {
+    .name = "sign",
+    .method = &(const int32_t){-1},
+    .takes_negative = true,
+    BINARY_HOOKS,
 };

@@ -112,6 +112,7 @@ static void emit_stats(qnet_builder *b, const qnet_op *forward) {
 const qnet_quantizer qnet_quantizer_uniform = {
     .name = "uniform",
     .bits = {{8, 8}, {8, 8}},
+    .takes_negative = true,
     .param_count = param_count,
     .level_count = level_count,
     .init = init,

@@ -50,11 +50,25 @@ static void test_activations(void **state) {
   assert_near(test_quantize(&s, -3), 0, 0);
 }
 
+/* -1 and 1, whatever the sign of the data; the gradient passes between them. */
+static void test_signs(void **state) {
+  (void)state;
+  float param[TEST_MAX_PARAM], scale;
+  int32_t level[2];
+  qnet_quantizer_site s = test_site(&qnet_quantizer_sign, QNET_ROLE_ACTIVATION, 1, param);
+  assert_near(test_quantize(&s, 0), -1, 0);
+  assert_near(test_quantize(&s, 1e-30f), 1, 0);
+  assert_near(test_quantize(&s, -3), -1, 0);
+  assert_int_equal(qnet_quantizer_sign.freeze(&s, &scale, level), 2);
+  assert_true(scale == 1 && level[0] == -1 && level[1] == 1);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_weights),
       cmocka_unit_test(test_least_error),
       cmocka_unit_test(test_activations),
+      cmocka_unit_test(test_signs),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
