@@ -31,6 +31,7 @@ static qnet_status unknown_quantizer(const char *name, qnet_diag *d) {
 static qnet_status check_role(const qnet_quantizer *q, qnet_role role, int bits, qnet_diag *d) {
   static const char *const roles[] = {"weights", "activations"};
   const qnet_bit_range range = q->bits[role];
+  if (bits == QNET_F32_BITS) return QNET_OK;
   if (range.max == 0)
     return qnet_error_in(d, "qnetc", "%s is not for %s; name another quantizer for them", q->name,
                          roles[role]);
@@ -59,6 +60,8 @@ static const char *activation_quantizer(const qnet_quant_spec *q) {
 static qnet_status check_bits(const qnet_quant_spec *q, qnet_diag *d) {
   const qnet_quantizer *weights = qnet_quantizer_find(q->quantizer);
   const qnet_quantizer *activations = qnet_quantizer_find(activation_quantizer(q));
+  if (q->weight_bits == QNET_F32_BITS && q->activation_bits == QNET_F32_BITS)
+    return qnet_error_in(d, "qnetc", "32 bits of both quantize nothing; say --quantizer=none");
   if (!weights) return unknown_quantizer(q->quantizer, d);
   if (!activations) return unknown_quantizer(q->activation_quantizer, d);
   QNET_TRY(check_role(weights, QNET_ROLE_WEIGHT, q->weight_bits, d));
@@ -69,17 +72,20 @@ qnet_status qnet_model_quant_spec(const qnet_session *s, qnet_program *program) 
   const qnet_options *o = &s->options;
   qnet_quant_spec *q = &program->quant;
   if (o->quantizer && strcmp(o->quantizer, "none") == 0) {
-    if (o->bits != QNET_UNSET)
+    if (o->bits.weight)
       return qnet_error_in(s->diag, "qnetc", "--bits does not go with --quantizer=none");
     q->quantizer = NULL;
     return QNET_OK;
   }
   if (o->quantizer) QNET_TRY(name_quantizers(program, o->quantizer, s->diag));
-  if (!q->quantizer && o->bits != QNET_UNSET)
+  if (!q->quantizer && o->bits.weight)
     return qnet_error_in(s->diag, "qnetc",
                          "--bits needs a quantizer: '%s' names none; add --quantizer=", o->input);
   if (!q->quantizer) return QNET_OK;
-  if (o->bits != QNET_UNSET) q->weight_bits = q->activation_bits = (int)o->bits;
+  if (o->bits.weight) {
+    q->weight_bits = o->bits.weight;
+    q->activation_bits = o->bits.activation;
+  }
   return check_bits(q, s->diag);
 }
 
@@ -121,14 +127,17 @@ static qnet_status load_tables(qnet_module *m, const qnet_tensor_file *f, const 
 
 static void warn_refit(qnet_session *s, const qnet_program *p, int missing) {
   const qnet_quant_spec *q = &p->quant;
+  char names[128];
+  snprintf(names, sizeof names, "%s%s%s", q->quantizer, q->activation_quantizer ? "/" : "",
+           q->activation_quantizer ? q->activation_quantizer : "");
   qnet_warning_in(
       s->diag, s->options.weights,
       "%d quantizers were not trained with %s at %d/%d bits; their levels are fitted to "
       "the weights and to %s. Training would recover accuracy: qnetc train %s "
-      "--init=%s --quantizer=%s --bits=%d --data=... -o ...",
-      missing, q->quantizer, q->weight_bits, q->activation_bits,
+      "--init=%s --quantizer=%s --bits=%d/%d --data=... -o ...",
+      missing, names, q->weight_bits, q->activation_bits,
       s->options.calibrate ? s->options.calibrate : "batch norm statistics", s->options.input,
-      s->options.weights, q->quantizer, q->weight_bits);
+      s->options.weights, names, q->weight_bits, q->activation_bits);
 }
 
 static qnet_status load_into(qnet_session *s, qnet_program *p, const qnet_tensor_file *f) {

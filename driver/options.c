@@ -1,5 +1,6 @@
 /* Parsing of the command line by the table in options.def. */
 #include "driver/options.h"
+#include "ir/ir.h"
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
@@ -7,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum { KIND_STRING, KIND_INT, KIND_FLOAT, KIND_FLAG, KIND_LIST } option_kind;
+typedef enum { KIND_STRING, KIND_INT, KIND_FLOAT, KIND_FLAG, KIND_LIST, KIND_BITS } option_kind;
 
 typedef struct option_row {
   const char *text, *value, *help;
@@ -30,6 +31,7 @@ enum {
 #define QNET_COUNT_INT(f)    0
 #define QNET_COUNT_FLOAT(f)  0
 #define QNET_COUNT_FLAG(f)   0
+#define QNET_COUNT_BITS(f)   0
 #define QNET_COUNT_LIST(f)   offsetof(qnet_options, f##_count)
 static const option_row rows[] = {
 #define QNET_OPTION(field, text, kind, verbs, value, help_text)                                    \
@@ -105,8 +107,8 @@ static qnet_status unknown_option(const char *flag, size_t length, qnet_verb ver
 
 /* Whole numbers have a range; it begins at 1 where 0 would mean nothing. */
 static int64_t lowest(const option_row *row) {
-  static const size_t from_one[] = {offsetof(qnet_options, bits), offsetof(qnet_options, epochs),
-                                    offsetof(qnet_options, threads), offsetof(qnet_options, limit)};
+  static const size_t from_one[] = {offsetof(qnet_options, epochs), offsetof(qnet_options, threads),
+                                    offsetof(qnet_options, limit)};
   for (size_t i = 0; i < sizeof from_one / sizeof from_one[0]; i++)
     if (row->offset == from_one[i]) return 1;
   return 0;
@@ -136,6 +138,34 @@ static qnet_status store_number(const option_row *row, char *field, const char *
   return QNET_OK;
 }
 
+/* 1 to 8 or 32; *text moves behind the number. 0: none of these. */
+static int read_bits(const char **text) {
+  char *end;
+  const long bits = isdigit((unsigned char)**text) ? strtol(*text, &end, 10) : 0;
+  if (bits < 1 || (bits > 8 && bits != QNET_F32_BITS)) return 0;
+  *text = end;
+  return (int)bits;
+}
+
+/* N or WEIGHTS/ACTIVATIONS. */
+static qnet_status store_bits(const option_row *row, char *field, const char *value, qnet_diag *d) {
+  const char *rest = value;
+  qnet_bits bits = {.weight = read_bits(&rest)};
+  bits.activation = bits.weight;
+  const bool both = *rest != '/';
+  if (bits.weight && !both) {
+    rest++;
+    bits.activation = read_bits(&rest);
+  }
+  if (!bits.weight || !bits.activation || *rest)
+    return qnet_error_in(d, "qnetc",
+                         "--%s takes the bits of weights and activations, 1 to 8 or 32 (f32), as "
+                         "2, 3/2 or 2/32, not '%s'",
+                         row->text, value);
+  *(qnet_bits *)(void *)field = bits;
+  return QNET_OK;
+}
+
 static qnet_status store(const option_row *row, qnet_options *o, const char *value, qnet_diag *d) {
   char *field = (char *)o + row->offset;
   if (row->kind == KIND_STRING) {
@@ -143,6 +173,7 @@ static qnet_status store(const option_row *row, qnet_options *o, const char *val
     *(const char **)(void *)field = value;
     return QNET_OK;
   }
+  if (row->kind == KIND_BITS) return store_bits(row, field, value, d);
   if (row->kind == KIND_LIST) {
     int *count = (int *)(void *)((char *)o + row->count_offset);
     if (*count == QNET_MAX_LIST)

@@ -16,6 +16,11 @@ typedef enum {
   QNET_VERB_OPT = 16
 } qnet_verb;
 
+/* Bits of weights and activations, QNET_F32_BITS for f32; 0: not given. */
+typedef struct qnet_bits {
+  int weight, activation;
+} qnet_bits;
+
 typedef struct qnet_options {
   qnet_verb verb;
   const char *input;    /* .qnet or .qir file; "-" = standard input; NULL */
@@ -25,6 +30,7 @@ typedef struct qnet_options {
 #define QNET_FIELD_INT(f)    int64_t f;
 #define QNET_FIELD_FLOAT(f)  double f; /* NaN = not given */
 #define QNET_FIELD_FLAG(f)   bool f;
+#define QNET_FIELD_BITS(f)   qnet_bits f;
 #define QNET_FIELD_LIST(f)                                                                         \
   const char *f[QNET_MAX_LIST];                                                                    \
   int f##_count;

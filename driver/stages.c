@@ -14,6 +14,7 @@ static int smaller(int a, int b) {
 static qnet_status check_role(const char *name, qnet_role role, int bits, qnet_loc loc,
                               qnet_diag *d) {
   static const char *const roles[] = {"weights", "activations"};
+  if (bits == QNET_F32_BITS) return QNET_OK;
   const qnet_quantizer *q = qnet_quantizer_find(name);
   const qnet_bit_range range = q->bits[role];
   if (bits >= range.min && bits <= range.max) return QNET_OK;
@@ -51,13 +52,14 @@ static qnet_status check_end(const qnet_session *s, const qnet_program *p, int o
   const qnet_recipe *r = &p->recipe;
   const qnet_quant_spec *q = &p->quant;
   const qnet_stage *last = &r->stage[r->stages - 1];
-  if (last->bits == own || (last->bits < own && s->options.bits != QNET_UNSET)) return QNET_OK;
+  const bool given = s->options.bits.weight != 0;
+  if (last->bits == own || (last->bits < own && given)) return QNET_OK;
   qnet_error(s->diag, last->loc, "the last stage has %d bits, but the network is to have %d/%d",
              last->bits, q->weight_bits, q->activation_bits);
-  if (s->options.bits == QNET_UNSET)
-    qnet_note(s->diag, q->loc, "as 'quantize' says here");
+  if (given)
+    qnet_note(s->diag, last->loc, "as --bits=%d/%d says", q->weight_bits, q->activation_bits);
   else
-    qnet_note(s->diag, last->loc, "as --bits=%lld says", (long long)s->options.bits);
+    qnet_note(s->diag, q->loc, "as 'quantize' says here");
   return QNET_ERROR;
 }
 

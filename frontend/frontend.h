@@ -10,7 +10,8 @@ enum { QNET_FRONTEND_MAX_NORM = 16 }; /* channels that `normalize` takes */
 typedef struct qnet_quant_spec {
   const char *quantizer;            /* "lqnets"; NULL: the network stays f32 */
   const char *activation_quantizer; /* NULL: the same as of the weights */
-  int weight_bits, activation_bits, grid;
+  int weight_bits, activation_bits; /* QNET_F32_BITS: that side stays f32 */
+  int grid;
   int planes;                /* that the levels may take; 0: as many as they do */
   int first_bits, last_bits; /* policy for the first and last layer: 0 = f32, 8 = 8 bit, else like
                                 the others (-1) */
@@ -24,7 +25,7 @@ typedef enum {
   QNET_SCHEDULE_LINEAR
 } qnet_schedule;
 
-enum { QNET_MAX_STAGES = 8, QNET_F32_BITS = 32 };
+enum { QNET_MAX_STAGES = 8 };
 
 /* One stage of progressive bits: QNET_F32_BITS, or the least bits of weights and activations. */
 typedef struct qnet_stage {

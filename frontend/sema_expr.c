@@ -221,6 +221,8 @@ static qnet_binding *find_visible(qnet_sema *s, const char *name) {
 
 static qnet_sema_value eval_name(qnet_sema *s, const qnet_expr *e) {
   qnet_binding *b = find_visible(s, e->name.text);
+  if (!b && strcmp(e->name.text, "f32") == 0) /* as bits: not quantized */
+    return (qnet_sema_value){.kind = QNET_KIND_STRING, .s = "f32"};
   if (!b) return unknown_name(s, &e->name);
   if (b->assign) b->assign->used = true;
   if (b->param) b->param->used = true;

@@ -17,13 +17,33 @@ static const char *known_quantizer(const char *name) {
   return NULL;
 }
 
-/* first, last: without a value f32, else 8 bits (or "f32"). */
+static bool is_f32(const qnet_sema_value *v) {
+  return (v->kind == QNET_KIND_STRING && strcmp(v->s, "f32") == 0) ||
+         (v->kind == QNET_KIND_INT && v->i == QNET_F32_BITS);
+}
+
+/* 1 to 8 bits, or f32. An absent v leaves *out alone. */
+static bool to_bits(qnet_sema *s, const qnet_sema_value *v, const char *what, int *out) {
+  int64_t bits = *out;
+  if (is_f32(v)) {
+    *out = QNET_F32_BITS;
+    return true;
+  }
+  if (v->kind == QNET_KIND_INT && (v->i < 1 || v->i > 8)) {
+    qnet_sema_error(s, v->loc, "%s takes 1 to 8 bits, or f32, not %lld", what, (long long)v->i);
+    return false;
+  }
+  const bool ok = qnet_sema_to_int(s, v, what, 1, 8, &bits);
+  *out = (int)bits;
+  return ok;
+}
+
+/* first, last: without a value f32, else 8 bits (or f32). */
 static bool exception_bits(qnet_sema *s, const qnet_setting *e, int *bits) {
   *bits = 0;
   if (!e->values.first) return true;
-  if (e->values.first->kind == QNET_EXPR_NAME && strcmp(e->values.first->name.text, "f32") == 0)
-    return true;
   const qnet_sema_value v = qnet_sema_eval(s, e->values.first);
+  if (is_f32(&v)) return true;
   if (v.kind == QNET_KIND_INT && v.i == 8) {
     *bits = 8;
     return true;
@@ -56,14 +76,13 @@ static bool quantizer_arguments(qnet_sema *s, const qnet_expr *e, qnet_quant_spe
                                            {"planes", QNET_PARAM_OPTIONAL}};
   const qnet_sema_call call = {.callee = e->call.callee, .loc = e->loc, .args = &e->call.args};
   qnet_sema_value slot[4];
-  int64_t weights = 2, activations = 2, grid = 127, planes = 0;
+  int64_t grid = 127, planes = 0;
+  q->weight_bits = q->activation_bits = 2;
   if (!qnet_sema_arguments(s, &call, params, 4, slot)) return false;
-  const bool ok = qnet_sema_to_int(s, &slot[0], "'weights'", 1, 8, &weights) &&
-                  qnet_sema_to_int(s, &slot[1], "'activations'", 1, 8, &activations) &&
+  const bool ok = to_bits(s, &slot[0], "'weights'", &q->weight_bits) &&
+                  to_bits(s, &slot[1], "'activations'", &q->activation_bits) &&
                   qnet_sema_to_int(s, &slot[2], "'grid'", 15, 127, &grid) &&
                   qnet_sema_to_int(s, &slot[3], "'planes'", 2, 15, &planes);
-  q->weight_bits = (int)weights;
-  q->activation_bits = (int)activations;
   q->grid = (int)grid;
   q->planes = (int)planes;
   return ok;
@@ -78,22 +97,27 @@ static const char *resolve_quantizer(qnet_sema *s, const qnet_ident *name) {
   return known;
 }
 
-/* weights = METHOD(bits = 2): the method and its bits. */
+/* weights = METHOD(bits = 2), METHOD or f32: the method (NULL for f32) and its bits. */
 static bool role_quantizer(qnet_sema *s, const qnet_arg *arg, const char **name, int *bits) {
   static const qnet_sema_param params[] = {{"bits", QNET_PARAM_OPTIONAL}};
   const qnet_expr *e = arg->value;
   qnet_sema_value slot[1];
-  int64_t wanted = 2;
+  *bits = 2;
+  if (e->kind == QNET_EXPR_NAME) {
+    const bool f32 = strcmp(e->name.text, "f32") == 0;
+    *name = f32 ? NULL : resolve_quantizer(s, &e->name);
+    if (f32) *bits = QNET_F32_BITS;
+    return f32 || *name;
+  }
   if (e->kind != QNET_EXPR_CALL) {
-    qnet_sema_error(s, e->loc, "'%s' takes a quantizer with its bits: %s = lsq(bits = 2)",
+    qnet_sema_error(s, e->loc, "'%s' takes a quantizer with its bits, or f32: %s = lsq(bits = 2)",
                     arg->name.text, arg->name.text);
     return false;
   }
   const qnet_sema_call call = {.callee = e->call.callee, .loc = e->loc, .args = &e->call.args};
   *name = resolve_quantizer(s, &e->call.callee);
-  const bool ok = qnet_sema_arguments(s, &call, params, 1, slot) &&
-                  qnet_sema_to_int(s, &slot[0], "'bits'", 1, 8, &wanted);
-  *bits = (int)wanted;
+  const bool ok =
+      qnet_sema_arguments(s, &call, params, 1, slot) && to_bits(s, &slot[0], "'bits'", bits);
   return ok && *name;
 }
 
@@ -127,11 +151,13 @@ static bool quantizer_roles(qnet_sema *s, const qnet_expr *e, qnet_quant_spec *q
       }
     ok = role_argument(s, a, q) && ok;
   }
-  if (!ok || (q->quantizer && q->activation_quantizer)) return ok;
-  qnet_sema_error(s, e->loc,
-                  "name a quantizer for both: weights = lsq(bits = 2), activations = "
-                  "lsq(bits = 2)");
-  return false;
+  if (!ok) return false;
+  if (!q->weight_bits || !q->activation_bits || (!q->quantizer && !q->activation_quantizer)) {
+    qnet_sema_error(s, e->loc, "say what both become: weights = lsq(bits = 2), activations = f32");
+    return false;
+  }
+  if (!q->quantizer) q->quantizer = q->activation_quantizer; /* weights are f32 */
+  return true;
 }
 
 void qnet_sema_quantize(qnet_sema *s, const qnet_stmt *stmt) {

@@ -140,6 +140,8 @@ typedef enum {
   QNET_SYMBOL_TABLE
 } qnet_symbol_kind;
 
+enum { QNET_F32_BITS = 32 }; /* the bits of weights or activations that are not quantized */
+
 /* A frozen quantizer (docs/numbers.md): code = perm[#{k : x > threshold_k}],
  * value = scale * level[code]. Per layer (channels == 1) or per output channel. */
 typedef struct qnet_table {

@@ -318,9 +318,8 @@ static qnet_status freeze_quantized(freezer *f, layer *l, const qnet_op *input,
 
 /* Why a layer with one quantized side is f32, for the remark of its lowering. */
 static void keep_bits(freezer *f, qnet_op *op, const qnet_op *input, const qnet_op *weight) {
-  enum { F32_BITS = 32 };
-  const int64_t bits[] = {weight ? qnet_op_int(weight, "bits", F32_BITS) : F32_BITS,
-                          input ? qnet_op_int(input, "bits", F32_BITS) : F32_BITS};
+  const int64_t bits[] = {weight ? qnet_op_int(weight, "bits", 0) : QNET_F32_BITS,
+                          input ? qnet_op_int(input, "bits", 0) : QNET_F32_BITS};
   if (input || weight) qnet_op_set_ints(f->module, op, "bits", bits, 2);
 }
 

@@ -2,6 +2,7 @@
  * puts a learned quantizer before the input and the weight of every convolution and dense layer of
  * @eval.
  *
+ * weights, activations: bits; 32 leaves that side f32.
  * activation_quantizer: the method of the activations when it is not that of the weights.
  * first, last: what the first and the last layer in program order get: 0 leaves them f32, 8 means
  * 8 bit (quantizer "uniform"), -1 treats them like the others. Layer L gets the sites
@@ -16,7 +17,7 @@
 
 enum { UNIFORM_BITS = 8, LIKE_OTHERS = -1, MAX_GRID = 127, MAX_PLANE_BITS = 4, MAX_PLANES = 15 };
 
-/* How one layer is to be quantized, by qnet_role; quantizers NULL: not at all. */
+/* How one layer is to be quantized, by qnet_role; quantizer NULL: that side stays f32. */
 typedef struct layer_spec {
   const qnet_quantizer *quantizer[2];
   int bits[2], grid, planes;
@@ -61,6 +62,10 @@ static qnet_status check_bits(const qnet_pass_context *c, const qnet_quantizer *
 static qnet_status read_role(const qnet_pass_context *c, qnet_role role, const char *key,
                              layer_spec *out) {
   const int64_t bits = qnet_pass_option_int(c, key, 2);
+  if (bits == QNET_F32_BITS) {
+    out->quantizer[role] = NULL;
+    return QNET_OK;
+  }
   QNET_TRY(check_bits(c, out->quantizer[role], key, role, bits));
   out->bits[role] = (int)bits;
   return QNET_OK;
@@ -150,7 +155,8 @@ static const char *layer_name(qnet_module *m, const qnet_op *op) {
 }
 
 static int planes_of(const layer_spec *spec, qnet_role role) {
-  return spec->quantizer[role]->takes_planes ? spec->planes : 0;
+  const qnet_quantizer *q = spec->quantizer[role];
+  return q != NULL && q->takes_planes ? spec->planes : 0;
 }
 
 static qnet_status quantize_operand(qnet_module *m, const qnet_pass_context *c, qnet_op *op,
@@ -165,44 +171,66 @@ static qnet_status quantize_operand(qnet_module *m, const qnet_pass_context *c, 
   return qnet_quantizer_state_start(m, y->def, c->allocator, c->diag);
 }
 
+/* Of a site with the quantizer of that role in the layer's spec; name NULL: out of memory. */
+static qnet_quantizer_site new_site(qnet_module *m, const layer_spec *spec, qnet_role role,
+                                    const char *layer) {
+  static const char *const inputs[] = {"weight", "input"};
+  return (qnet_quantizer_site){
+      .quantizer = spec->quantizer[role],
+      .name = qnet_arena_printf(&m->arena, "%s.%s_quantizer", layer, inputs[role]),
+      .role = role,
+      .bits = spec->bits[role],
+      .channels = 1,
+      .grid = spec->grid,
+      .planes = planes_of(spec, role)};
+}
+
+static qnet_status check_new(qnet_module *m, const qnet_pass_context *c, const qnet_op *op,
+                             const qnet_quantizer_site *site, const char *layer) {
+  const char *level = site->name ? qnet_arena_printf(&m->arena, "%s.level", site->name) : NULL;
+  if (level == NULL) return qnet_out_of_memory(c->diag);
+  if (qnet_symbol_find(m, level) == NULL) return QNET_OK;
+  return qnet_error(c->diag, op->loc, "layer '%s' has quantizers already", layer);
+}
+
+static qnet_status quantize_input(qnet_module *m, const qnet_pass_context *c, qnet_op *op,
+                                  const layer_spec *spec, const char *layer) {
+  qnet_quantizer_site site = new_site(m, spec, QNET_ROLE_ACTIVATION, layer);
+  if (site.quantizer == NULL) return QNET_OK;
+  QNET_TRY(check_new(m, c, op, &site, layer));
+  site.is_signed = !is_non_negative(op->operand[0]);
+  if (site.is_signed && !site.quantizer->takes_negative) {
+    qnet_warning(c->diag, op->loc,
+                 "the input of '%s' may be negative; '%s' makes negative values 0", layer,
+                 site.quantizer->name);
+    qnet_note(c->diag, op->loc, "put relu before this layer, or keep it at f32 or 8 bits");
+    site.is_signed = false;
+  }
+  return quantize_operand(m, c, op, 0, &site);
+}
+
+static qnet_status quantize_weight(qnet_module *m, const qnet_pass_context *c, qnet_op *op,
+                                   const layer_spec *spec, const char *layer) {
+  qnet_quantizer_site site = new_site(m, spec, QNET_ROLE_WEIGHT, layer);
+  if (site.quantizer == NULL) return QNET_OK;
+  QNET_TRY(check_new(m, c, op, &site, layer));
+  const qnet_type *w = op->operand[1]->type;
+  if (!site.quantizer->per_layer) site.channels = (int)w->dim[0];
+  site.fan = w->rank == 4 ? w->dim[0] * w->dim[1] * w->dim[2] : w->dim[0];
+  return quantize_operand(m, c, op, 1, &site);
+}
+
 static qnet_status quantize_layer(qnet_module *m, const qnet_pass_context *c, qnet_op *op,
                                   const layer_spec *spec) {
-  const qnet_type *w = op->operand[1]->type;
+  if (spec->quantizer[0] == NULL && spec->quantizer[1] == NULL) return QNET_OK;
   const char *name = layer_name(m, op);
   if (name == NULL)
     return m->failed ? qnet_out_of_memory(c->diag)
                      : qnet_error(c->diag, op->loc,
                                   "this layer's weight is not read from a symbol '@NAME.weight', "
                                   "so that its quantizer has no name");
-  qnet_quantizer_site input = {.quantizer = spec->quantizer[QNET_ROLE_ACTIVATION],
-                               .name = qnet_arena_printf(&m->arena, "%s.input_quantizer", name),
-                               .role = QNET_ROLE_ACTIVATION,
-                               .bits = spec->bits[QNET_ROLE_ACTIVATION],
-                               .channels = 1,
-                               .grid = spec->grid,
-                               .planes = planes_of(spec, QNET_ROLE_ACTIVATION),
-                               .is_signed = !is_non_negative(op->operand[0])};
-  qnet_quantizer_site weight = {
-      .quantizer = spec->quantizer[QNET_ROLE_WEIGHT],
-      .name = qnet_arena_printf(&m->arena, "%s.weight_quantizer", name),
-      .role = QNET_ROLE_WEIGHT,
-      .bits = spec->bits[QNET_ROLE_WEIGHT],
-      .channels = spec->quantizer[QNET_ROLE_WEIGHT]->per_layer ? 1 : (int)w->dim[0],
-      .grid = spec->grid,
-      .planes = planes_of(spec, QNET_ROLE_WEIGHT),
-      .fan = w->rank == 4 ? w->dim[0] * w->dim[1] * w->dim[2] : w->dim[0]};
-  if (input.name == NULL || weight.name == NULL) return qnet_out_of_memory(c->diag);
-  if (qnet_symbol_find(m, qnet_arena_printf(&m->arena, "%s.level", input.name)) != NULL)
-    return qnet_error(c->diag, op->loc, "layer '%s' has quantizers already", name);
-  if (input.is_signed && !input.quantizer->takes_negative) {
-    qnet_warning(c->diag, op->loc,
-                 "the input of '%s' may be negative; '%s' makes negative values 0", name,
-                 input.quantizer->name);
-    qnet_note(c->diag, op->loc, "put relu before this layer, or keep it at f32 or 8 bits");
-    input.is_signed = false;
-  }
-  QNET_TRY(quantize_operand(m, c, op, 0, &input));
-  return quantize_operand(m, c, op, 1, &weight);
+  QNET_TRY(quantize_input(m, c, op, spec, name));
+  return quantize_weight(m, c, op, spec, name);
 }
 
 qnet_status qnet_pass_insert_quantizers(qnet_module *m, const qnet_pass_context *c) {
@@ -221,7 +249,7 @@ qnet_status qnet_pass_insert_quantizers(qnet_module *m, const qnet_pass_context 
     if (!is_layer(op)) continue;
     const layer_spec *spec = !seen ? &first : op == last_layer ? &last : &others;
     seen = true;
-    if (spec->quantizer[0] != NULL) QNET_TRY(quantize_layer(m, c, op, spec));
+    QNET_TRY(quantize_layer(m, c, op, spec));
   }
   return QNET_OK;
 }

@@ -41,6 +41,7 @@ stage unit tests/run_unit.sh build
 stage golden tests/run_golden.sh tests/golden tests/cli
 stage differential build/bin/differential 300
 stage cli tests/run_cli.sh
+stage quantize tests/run_quantize.sh
 stage kill tests/run_kill.sh
 stage cross tests/run_cross.sh
 scripts/build.sh asan

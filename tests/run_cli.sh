@@ -165,7 +165,7 @@ check no-network-no-data test ! -e cifar10
 check no-target fails 1 "aarch64" $qnetc "$net" --weights=w2.safetensors --target=arch64 -o x.o
 check bad-cpu fails 1 "cortex-a72" $qnetc "$net" --weights=w2.safetensors --target=aarch64 --mcpu=cortex-a7222 -o x.o
 check bad-suffix fails 1 ".so" $qnetc "$net" --weights=w2.safetensors -o x.exe
-check bad-bits fails 1 "bits" $qnetc eval "$net" --weights=w2.safetensors --data=data --bits=77
+check bad-bits fails 2 "1 to 8 or 32" $qnetc eval "$net" --weights=w2.safetensors --data=data --bits=77
 check bad-pass fails 1 "did you mean" $qnetc opt "$net" --passes=bacth
 check bad-engine fails 1 "engines are" $qnetc eval "$net" --weights=w2.safetensors --data=data --engine=gpu
 head -c 1000 w2.safetensors >short.safetensors

@@ -170,11 +170,11 @@ static const char *why_levels(const qnet_type *weight, const qnet_type *input) {
 /* Why a layer is computed in f32: the end of "f32, as ...". */
 static void why_f32(const qnet_op *op, char *text, size_t size) {
   const qnet_attr *bits = qnet_op_attr(op, "bits");
-  const int weights = bits && bits->count == 2 ? (int)bits->ints[0] : 32;
-  const int activations = bits && bits->count == 2 ? (int)bits->ints[1] : 32;
-  if (weights < 32)
+  const int weights = bits && bits->count == 2 ? (int)bits->ints[0] : QNET_F32_BITS;
+  const int activations = bits && bits->count == 2 ? (int)bits->ints[1] : QNET_F32_BITS;
+  if (weights < QNET_F32_BITS)
     snprintf(text, size, "its activations are f32 (weights of %d bits, decoded)", weights);
-  else if (activations < 32)
+  else if (activations < QNET_F32_BITS)
     snprintf(text, size, "its weights are f32 (activations of %d bits)", activations);
   else
     snprintf(text, size, "the layer is not quantized");

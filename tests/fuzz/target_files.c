@@ -30,7 +30,8 @@ static void run_weights(const fuzz_case *c, const char *data, size_t size) {
   char *argv[] = {program, verb, net, image_path, weights, NULL};
   fuzz_check(c, qnet_options_parse(5, argv, &s.options, c->diag), "options");
   s.options.weights = c->path;
-  if (c->random % 8 == 0) s.options.bits = 1 + (int64_t)(c->random / 8 % 4);
+  const int bits = 1 + (int)(c->random / 8 % 4);
+  if (c->random % 8 == 0) s.options.bits = (qnet_bits){bits, c->random / 32 % 2 ? bits : 32};
   qnet_program p;
   const qnet_status status = qnet_model_load(&s, &p);
   fuzz_check(c, status, "loading weights");

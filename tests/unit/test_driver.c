@@ -89,7 +89,7 @@ static qnet_status load_model(qnet_session *s) {
 
 /* Weights of other bits: quantizers are fitted. */
 static qnet_status refit_model(qnet_session *s) {
-  s->options.bits = 3;
+  s->options.bits = (qnet_bits){3, 3};
   return load_model(s);
 }
 

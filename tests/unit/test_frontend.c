@@ -278,6 +278,30 @@ static void test_two_quantizers(void **state) {
   qnet_module_destroy(p.module);
 }
 
+/* One side may stay f32. */
+static void test_one_side(void **state) {
+  (void)state;
+  static const struct {
+    const char *line, *quantizer;
+    int weights, activations;
+  } cases[] = {{"lsq(weights = 3, activations = f32) except first = f32", "lsq", 3, QNET_F32_BITS},
+               {"lsq(32, 3)", "lsq", QNET_F32_BITS, 3},
+               {"weights = qil(3), activations = f32", "qil", 3, QNET_F32_BITS},
+               {"weights = f32, activations = pact(bits = 4)", "pact", QNET_F32_BITS, 4},
+               {"weights = ternary, activations = lsq(32)", "ternary", 2, QNET_F32_BITS}};
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    char body[256];
+    snprintf(body, sizeof body, "quantize %s\nreturn image |> flatten |> dense(classes)\n",
+             cases[i].line);
+    qnet_program p;
+    expect_net(body, &p);
+    assert_string_equal(p.quant.quantizer, cases[i].quantizer);
+    assert_int_equal(p.quant.weight_bits, cases[i].weights);
+    assert_int_equal(p.quant.activation_bits, cases[i].activations);
+    qnet_module_destroy(p.module);
+  }
+}
+
 static void test_windows(void **state) {
   (void)state;
   qnet_program p;
@@ -388,10 +412,14 @@ static void test_errors(void **state) {
       {"x = [1, [2]]\nreturn image |> flatten\n", 1, "not lists"},
       {"if image { x = 1 }\nreturn image |> flatten\n", 1, "must be true or false"},
       {"quantize lqnet\nreturn image |> flatten\n", 1, "did you mean 'lqnets'"},
-      {"quantize weights = lsq(2)\nreturn image |> flatten\n", 1, "name a quantizer for both"},
+      {"quantize weights = lsq(2)\nreturn image |> flatten\n", 1, "say what both become"},
       {"quantize weights = lsq(2), weights = lsq(2)\nreturn image |> flatten\n", 1, "given twice"},
       {"quantize weights = lsq(2), activations = 2\nreturn image |> flatten\n", 1,
        "takes a quantizer with its bits"},
+      {"quantize weights = f32, activations = f32\nreturn image |> flatten\n", 1,
+       "say what both become"},
+      {"quantize lsq(weights = 9)\nreturn image |> flatten\n", 1, "1 to 8 bits, or f32, not 9"},
+      {"quantize lsq(weights = 2.5)\nreturn image |> flatten\n", 1, "must be an integer"},
       {"quantize weights = lsq(2), activation = lsq(2)\nreturn image |> flatten\n", 1,
        "did you mean 'activations'"},
       {"train { epochs = 0 }\nreturn image |> flatten\n", 1, "1..100000"},
@@ -517,16 +545,16 @@ static void test_out_of_memory(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_examples),        cmocka_unit_test(test_fashion),
-      cmocka_unit_test(test_resnet),          cmocka_unit_test(test_defaults),
-      cmocka_unit_test(test_declarations),    cmocka_unit_test(test_adam_recipe),
-      cmocka_unit_test(test_augmentations),   cmocka_unit_test(test_quantizer_names),
-      cmocka_unit_test(test_two_quantizers),  cmocka_unit_test(test_windows),
-      cmocka_unit_test(test_static_language), cmocka_unit_test(test_slice_and_pad),
-      cmocka_unit_test(test_locations),       cmocka_unit_test(test_errors),
-      cmocka_unit_test(test_overrides),       cmocka_unit_test(test_truncations),
-      cmocka_unit_test(test_byte_flips),      cmocka_unit_test(test_depth),
-      cmocka_unit_test(test_out_of_memory),
+      cmocka_unit_test(test_examples),       cmocka_unit_test(test_fashion),
+      cmocka_unit_test(test_resnet),         cmocka_unit_test(test_defaults),
+      cmocka_unit_test(test_declarations),   cmocka_unit_test(test_adam_recipe),
+      cmocka_unit_test(test_augmentations),  cmocka_unit_test(test_quantizer_names),
+      cmocka_unit_test(test_two_quantizers), cmocka_unit_test(test_one_side),
+      cmocka_unit_test(test_windows),        cmocka_unit_test(test_static_language),
+      cmocka_unit_test(test_slice_and_pad),  cmocka_unit_test(test_locations),
+      cmocka_unit_test(test_errors),         cmocka_unit_test(test_overrides),
+      cmocka_unit_test(test_truncations),    cmocka_unit_test(test_byte_flips),
+      cmocka_unit_test(test_depth),          cmocka_unit_test(test_out_of_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

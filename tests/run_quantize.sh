@@ -1,0 +1,70 @@
+#!/bin/sh
+# What a .qnet and the command line say about quantizers, all the way: a small network is trained, and
+# every engine gives the logits of the training evaluation.
+set -u
+. "$(dirname "$0")/lib.sh"
+cd "$scratch" || exit 1
+small_data data
+
+# net NAME LINE: a network with that line at its head.
+net() {
+  cat >"$1.qnet" <<END
+net small {
+  input image: u8[1, 28, 28] normalize(mean = [0.2860], std = [0.3530])
+  $2
+  block residual(x) {
+    y = x |> conv(8, 3x3, pad = 1) |> bn |> relu |> conv(8, 3x3, pad = 1) |> bn
+    return relu(x + y)
+  }
+  x = image |> conv(8, 3x3, stride = 2) |> bn |> relu |> max_pool(2)
+  x = residual(x)
+  return x |> flatten |> dense(16, bias = false) |> bn |> relu |> dense(10)
+}
+train { epochs = 1 batch = 64 optimizer = sgd(lr = 0.02) }
+END
+}
+
+# engines NAME [OPTION...]: all engines on 40 images, the slow one on 4.
+engines() {
+  of="$1"
+  shift
+  for engine in nn quant bits loop jit; do
+    limit=40
+    [ $engine = loop ] && limit=4
+    $qnetc eval "$of.qnet" --weights="$of.safetensors" --data=data --engine=$engine --limit=$limit \
+      --logits="$of.$engine.npy" "$@" || return 1
+  done
+  $qnetc eval "$of.qnet" --weights="$of.safetensors" --data=data --limit=4 --logits="$of.4.npy" "$@" &&
+    cmp "$of.nn.npy" "$of.quant.npy" && cmp "$of.nn.npy" "$of.bits.npy" &&
+    cmp "$of.nn.npy" "$of.jit.npy" && cmp "$of.4.npy" "$of.loop.npy"
+}
+
+# way NAME LINE [OPTION...]: train, evaluate on all engines, compile for every target.
+way() {
+  name="$1"
+  net "$name" "$2"
+  shift 2
+  check "$name-train" $qnetc train "$name.qnet" --data=data --seed=3 -o "$name.safetensors" "$@"
+  check "$name-engines" engines "$name" "$@"
+  for target in aarch64 riscv64; do
+    check "$name-$target" $qnetc "$name.qnet" --weights="$name.safetensors" --target=$target -o "$name.o" "$@"
+  done
+}
+
+# remark NAME TEXT: -Rlowering says it.
+remark() { $qnetc "$1.qnet" --weights="$1.safetensors" -Rlowering -o "$1.o" 2>&1 | grep -qF -- "$2"; }
+
+# ---- one side only ------------------------------------------------------------------------------
+way weights 'quantize lsq(weights = 3, activations = f32) except first, last'
+check weights-remark remark weights "f32, as its activations are f32 (weights of 3 bits, decoded)"
+way activations 'quantize weights = f32, activations = lqnets(bits = 2) except last'
+check activations-remark remark activations "f32, as its weights are f32 (activations of 2 bits)"
+way mixed 'quantize lqnets' --bits=3/2
+way weights-8 'quantize lsq' --bits=8/32
+way activations-8 'quantize pact(weights = f32, activations = 8)'
+check fitted-32 engines weights --bits=2/32 --calibrate=data
+check bits-32 fails 2 "1 to 8 or 32" $qnetc eval weights.qnet --weights=weights.safetensors --data=data --bits=3/9
+check bits-slash fails 2 "3/2 or 2/32" $qnetc eval weights.qnet --weights=weights.safetensors --data=data --bits=3/
+check bits-none fails 1 "quantize nothing" $qnetc eval weights.qnet --weights=weights.safetensors --data=data \
+  --bits=32
+finish
