@@ -27,6 +27,7 @@ static qnet_status run_verb(qnet_session *s) {
   case QNET_VERB_EVAL: return qnet_verb_eval(s);
   case QNET_VERB_RUN: return qnet_verb_run(s);
   case QNET_VERB_OPT: return qnet_verb_opt(s);
+  case QNET_VERB_PACK: return qnet_verb_pack(s);
   }
   return QNET_INTERNAL;
 }

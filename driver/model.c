@@ -1,5 +1,6 @@
 /* From source and weights file to one module with frozen quantizers. */
 #include "driver/model.h"
+#include "driver/packed.h"
 #include "driver/refit.h"
 #include "driver/tables.h"
 #include "driver/weights.h"
@@ -125,6 +126,19 @@ static qnet_status load_tables(qnet_module *m, const qnet_tensor_file *f, const 
   return QNET_OK;
 }
 
+/* A packed file has all tables that the network needs, and no others. */
+static qnet_status load_packed(qnet_module *m, const qnet_tensor_file *f, const char *path,
+                               qnet_diag *d) {
+  int missing;
+  QNET_TRY(qnet_packed_check(m, f, path, d));
+  QNET_TRY(load_tables(m, f, path, &missing, d));
+  if (!missing) return QNET_OK;
+  return qnet_error_in(d, path,
+                       "%d quantizers have tables of another size than the network's; are "
+                       "these weights of another network?",
+                       missing);
+}
+
 static void warn_refit(qnet_session *s, const qnet_program *p, int missing) {
   const qnet_quant_spec *q = &p->quant;
   char names[128];
@@ -144,6 +158,9 @@ static qnet_status load_into(qnet_session *s, qnet_program *p, const qnet_tensor
   const char *path = s->options.weights;
   QNET_TRY(qnet_weights_load(p->module, f, path, s->diag));
   QNET_TRY(qnet_model_insert_quantizers(s, p));
+  bool packed;
+  QNET_TRY(qnet_packed_detect(f, path, &packed, s->diag));
+  if (packed) return load_packed(p->module, f, path, s->diag);
   if (!p->quant.quantizer) return QNET_OK;
   int missing;
   QNET_TRY(load_tables(p->module, f, path, &missing, s->diag));
@@ -170,6 +187,17 @@ qnet_status qnet_model_load(qnet_session *s, qnet_program *out) {
   qnet_module_destroy(out->module);
   out->module = NULL;
   return status;
+}
+
+qnet_status qnet_model_describe(const qnet_program *p, qnet_tensor_file *f) {
+  const qnet_quant_spec *q = &p->quant;
+  char bits[32];
+  snprintf(bits, sizeof bits, "%d/%d", q->weight_bits, q->activation_bits);
+  QNET_TRY(qnet_tensor_file_set_meta(f, "qnet.net", p->module->name));
+  QNET_TRY(qnet_tensor_file_set_meta(f, "qnet.quantizer", q->quantizer ? q->quantizer : "none"));
+  if (q->activation_quantizer)
+    QNET_TRY(qnet_tensor_file_set_meta(f, "qnet.activation_quantizer", q->activation_quantizer));
+  return q->quantizer ? qnet_tensor_file_set_meta(f, "qnet.bits", bits) : QNET_OK;
 }
 
 static qnet_status read_ir(qnet_session *s, const char *path, qnet_module **out) {

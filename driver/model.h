@@ -3,6 +3,7 @@
 #define QNET_DRIVER_MODEL_H
 
 #include "driver/session.h"
+#include "runtime/safetensors.h"
 
 /* Applies --quantizer and --bits to what the source says. */
 qnet_status qnet_model_quant_spec(const qnet_session *s, qnet_program *program);
@@ -13,6 +14,10 @@ qnet_status qnet_model_insert_quantizers(qnet_session *s, const qnet_program *pr
  * in the weights file, or, where that was not trained so, a closed-form fit (with a warning).
  * out->module is the caller's to destroy. */
 qnet_status qnet_model_load(qnet_session *s, qnet_program *out);
+
+/* Writes what the network is into a file's metadata: its name, quantizers, bits. QNET_NO_MEMORY on
+ * failure. */
+qnet_status qnet_model_describe(const qnet_program *p, qnet_tensor_file *f);
 
 /* Reads the input as it is: a module of any level (.qir, or '-' for standard input), or a .qnet,
  * with its weights where they are given. *out is the caller's to destroy. */

@@ -24,7 +24,8 @@ enum {
   T = QNET_VERB_TRAIN,
   E = QNET_VERB_EVAL,
   R = QNET_VERB_RUN,
-  O = QNET_VERB_OPT
+  O = QNET_VERB_OPT,
+  P = QNET_VERB_PACK
 };
 
 #define QNET_COUNT_STRING(f) 0
@@ -63,6 +64,8 @@ static const verb_row verbs[] = {
      QNET_VERB_RUN},
     {"opt", "[FILE.qnet|FILE.qir|-] --passes=...", "read a module of any level, run passes, print",
      QNET_VERB_OPT},
+    {"pack", "NET.qnet --weights=W -o P.safetensors",
+     "write weights as they are deployed: codes and levels, for --weights", QNET_VERB_PACK},
 };
 enum { VERB_COUNT = sizeof verbs / sizeof verbs[0] };
 
@@ -235,13 +238,13 @@ static const struct {
   size_t offset; /* of a string */
   const char *message;
 } needs[] = {
-    {C | T | E | R, offsetof(qnet_options, input),
+    {C | T | E | R | P, offsetof(qnet_options, input),
      "no input; name a .qnet file ('-' for standard input)"},
     {R, offsetof(qnet_options, argument), "no image; name a PNG, PGM, PPM or .npy file"},
-    {C | E | R, offsetof(qnet_options, weights),
+    {C | E | R | P, offsetof(qnet_options, weights),
      "no weights; add --weights=FILE.safetensors (qnetc train makes one)"},
     {T | E, offsetof(qnet_options, data), "no data; add --data=fashion-mnist or a directory"},
-    {T, offsetof(qnet_options, output), "nowhere to save; add -o WEIGHTS.safetensors"},
+    {T | P, offsetof(qnet_options, output), "nowhere to save; add -o WEIGHTS.safetensors"},
 };
 
 /* A module (.qir), which only the compiler proper takes, brings its weights along. */

@@ -13,7 +13,8 @@ typedef enum {
   QNET_VERB_TRAIN = 2,
   QNET_VERB_EVAL = 4,
   QNET_VERB_RUN = 8,
-  QNET_VERB_OPT = 16
+  QNET_VERB_OPT = 16,
+  QNET_VERB_PACK = 32
 } qnet_verb;
 
 /* Bits of weights and activations, QNET_F32_BITS for f32; 0: not given. */

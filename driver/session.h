@@ -17,6 +17,7 @@ qnet_status qnet_verb_train(qnet_session *s);
 qnet_status qnet_verb_eval(qnet_session *s);
 qnet_status qnet_verb_run(qnet_session *s);
 qnet_status qnet_verb_opt(qnet_session *s);
+qnet_status qnet_verb_pack(qnet_session *s);
 
 /* Reads and parses the input .qnet, with the -D parameters. The caller destroys out->module. */
 qnet_status qnet_session_program(qnet_session *s, qnet_program *out);

@@ -46,13 +46,21 @@ static qnet_status store_array(qnet_tensor_file *f, const char *site, const char
   return status;
 }
 
+/* Do all channels have the levels of the first? Uniform methods differ in their scales alone. */
+static bool levels_repeat(const qnet_table *t) {
+  const size_t row = (size_t)t->codes * sizeof *t->level;
+  for (int c = 1; c < t->channels; c++)
+    if (memcmp(t->level + c * t->codes, t->level, row) != 0) return false;
+  return true;
+}
+
 static qnet_status store_levels(qnet_tensor_file *f, const char *site, const qnet_table *t) {
   char name[MAX_NAME];
   snprintf(name, sizeof name, "%s.table.level", site);
-  const int64_t dim[2] = {t->channels, t->codes};
+  const int64_t dim[2] = {levels_repeat(t) ? 1 : t->channels, t->codes};
   qnet_blob *b = qnet_blob_create(f->allocator, QNET_I8, 2, dim);
   if (!b) return QNET_NO_MEMORY;
-  for (int i = 0; i < t->channels * t->codes; i++)
+  for (int64_t i = 0; i < dim[0] * dim[1]; i++)
     ((int8_t *)b->data)[i] = (int8_t)t->level[i];
   const qnet_status status = qnet_tensor_file_set(f, name, b);
   qnet_blob_release(b);
@@ -144,39 +152,56 @@ static qnet_status load_thresholds(const loader *l, qnet_table *t) {
   return QNET_OK;
 }
 
-static qnet_status load_levels(const loader *l, qnet_table *t) {
-  const qnet_blob *scale, *level;
-  QNET_TRY(need_part(l, ".table.scale", QNET_F32, l->channels, &scale));
-  QNET_TRY(need_part(l, ".table.level", QNET_I8, (int64_t)l->channels * l->codes, &level));
-  for (int c = 0; c < l->channels; c++) {
-    t->scale[c] = ((const float *)scale->data)[c];
-    if (!isfinite(t->scale[c]) || t->scale[c] <= 0)
+/* The scales, positive and one a channel, and the levels, one row for all channels or one each. */
+static qnet_status need_levels(const loader *l, const float **scale, const qnet_blob **level) {
+  const qnet_blob *scales;
+  QNET_TRY(need_part(l, ".table.scale", QNET_F32, l->channels, &scales));
+  const qnet_blob *have = find_part(l, ".table.level");
+  const int64_t rows = have && have->rank == 2 && have->dim[0] == 1 ? 1 : l->channels;
+  QNET_TRY(need_part(l, ".table.level", QNET_I8, rows * l->codes, level));
+  *scale = scales->data;
+  for (int c = 0; c < l->channels; c++)
+    if (!isfinite((*scale)[c]) || (*scale)[c] <= 0)
       return qnet_error_in(l->diag, l->path, "'%s.table.scale' has a value that is not positive",
                            l->site);
+  return QNET_OK;
+}
+
+/* Of channel c, by code. */
+static const int8_t *level_row(const loader *l, const qnet_blob *level, int64_t c) {
+  return (const int8_t *)level->data + (level->dim[0] == 1 ? 0 : c * l->codes);
+}
+
+static qnet_status load_levels(const loader *l, qnet_table *t) {
+  const float *scale;
+  const qnet_blob *level;
+  QNET_TRY(need_levels(l, &scale, &level));
+  for (int c = 0; c < l->channels; c++) {
+    t->scale[c] = scale[c];
+    for (int k = 0; k < l->codes; k++)
+      t->level[c * l->codes + k] = level_row(l, level, c)[k];
   }
-  for (int i = 0; i < l->channels * l->codes; i++)
-    t->level[i] = ((const int8_t *)level->data)[i];
+  return QNET_OK;
+}
+
+static qnet_status unpack_codes(const loader *l, const qnet_type *shape, uint8_t *out) {
+  const int64_t count = qnet_type_elements(shape);
+  const qnet_blob *packed;
+  QNET_TRY(need_part(l, ".codes", QNET_U8, (int64_t)packed_bytes(count, l->bits), &packed));
+  unpack(out, packed->data, count, l->bits);
+  for (int64_t i = 0; i < count; i++)
+    if (out[i] >= l->codes)
+      return qnet_error_in(l->diag, l->path, "'%s.codes' has a code out of range", l->site);
   return QNET_OK;
 }
 
 static qnet_status load_codes(const loader *l) {
-  const int64_t count = qnet_type_elements(l->value);
-  const qnet_blob *packed;
-  QNET_TRY(need_part(l, ".codes", QNET_U8, (int64_t)packed_bytes(count, l->bits), &packed));
   char name[MAX_NAME];
   snprintf(name, sizeof name, "%s.codes", l->site);
   const qnet_type *type =
       qnet_type_codes(l->module, l->bits, l->site, l->value->rank, l->value->dim);
   qnet_blob *b = qnet_blob_create(l->module->allocator, QNET_CODE, l->value->rank, l->value->dim);
-  if (!type || !b) {
-    qnet_blob_release(b);
-    return qnet_out_of_memory(l->diag);
-  }
-  unpack(b->data, packed->data, count, l->bits);
-  qnet_status status = QNET_OK;
-  for (int64_t i = 0; i < count && status == QNET_OK; i++)
-    if (((const uint8_t *)b->data)[i] >= l->codes)
-      status = qnet_error_in(l->diag, l->path, "'%s' has a code out of range", name);
+  qnet_status status = type && b ? unpack_codes(l, l->value, b->data) : qnet_out_of_memory(l->diag);
   if (status == QNET_OK &&
       !qnet_symbol_add_data(l->module, QNET_SYMBOL_CONST, name, type, b, QNET_NO_LOC))
     status = qnet_out_of_memory(l->diag);
@@ -210,11 +235,18 @@ static loader make_loader(qnet_module *m, const qnet_op *quantize, const qnet_te
                   .value = quantize->result[0].type};
 }
 
+/* Is there a table of the wanted number of levels and channels? */
+static bool has_table(const loader *l) {
+  const qnet_blob *level = find_part(l, ".table.level"), *scale = find_part(l, ".table.scale");
+  return level && scale && level->rank == 2 && level->dim[1] == l->codes &&
+         (level->dim[0] == 1 || level->dim[0] == l->channels) &&
+         qnet_blob_elements(scale) == l->channels;
+}
+
 qnet_status qnet_tables_load(qnet_module *m, const qnet_op *quantize, const qnet_tensor_file *f,
                              const char *path, bool *found, qnet_diag *d) {
   const loader l = make_loader(m, quantize, f, path, d);
-  const qnet_blob *level = find_part(&l, ".table.level");
-  *found = level && level->rank == 2 && level->dim[0] == l.channels && level->dim[1] == l.codes;
+  *found = has_table(&l);
   if (!*found) return QNET_OK;
   remove_symbols(m, l.site);
   qnet_symbol *s =
@@ -222,4 +254,42 @@ qnet_status qnet_tables_load(qnet_module *m, const qnet_op *quantize, const qnet
   if (!s) return qnet_out_of_memory(d);
   QNET_TRY(load_levels(&l, s->table));
   return l.is_weight ? load_codes(&l) : load_thresholds(&l, s->table);
+}
+
+/* ---- values -------------------------------------------------------------------------------- */
+
+/* scale * level of every code, filter by filter. */
+static void write_values(const loader *l, const float *scale, const qnet_blob *level,
+                         const uint8_t *code, int64_t count, float *out) {
+  const int64_t n = count / l->channels;
+  for (int64_t c = 0; c < l->channels; c++)
+    for (int64_t i = c * n; i < (c + 1) * n; i++)
+      out[i] = scale[c] * (float)level_row(l, level, c)[code[i]];
+}
+
+static qnet_status expand(const loader *l, float *out) {
+  const int64_t count = qnet_type_elements(l->value);
+  const float *scale;
+  const qnet_blob *level;
+  QNET_TRY(need_levels(l, &scale, &level));
+  uint8_t *code = qnet_alloc_array(l->file->allocator, (size_t)count, 1);
+  if (!code) return qnet_out_of_memory(l->diag);
+  const qnet_status status = unpack_codes(l, l->value, code);
+  if (status == QNET_OK) write_values(l, scale, level, code, count, out);
+  qnet_free(l->file->allocator, code, (size_t)count);
+  return status;
+}
+
+qnet_status qnet_tables_expand(const char *site, int bits, const qnet_type *type,
+                               const qnet_tensor_file *f, const char *path, float *out,
+                               qnet_diag *d) {
+  loader l = {.file = f, .path = path, .site = site, .diag = d, .bits = bits, .value = type};
+  const qnet_blob *level = find_part(&l, ".table.level"), *scale = find_part(&l, ".table.scale");
+  const int64_t channels = scale ? qnet_blob_elements(scale) : 0;
+  const int64_t codes = level && level->rank == 2 ? level->dim[1] : 0;
+  if ((channels != 1 && channels != type->dim[0]) || codes < 1 || codes > (int64_t)1 << bits)
+    return qnet_error_in(d, path, "the levels of '%s' do not fit %d bits of the layer", site, bits);
+  l.channels = (int)channels;
+  l.codes = (int)codes;
+  return expand(&l, out);
 }

@@ -229,24 +229,14 @@ static qnet_status predict(void *ctx, const uint8_t *images, int64_t count, int3
   return status;
 }
 
-static qnet_status describe(const qnet_trainer *t, qnet_tensor_file *f) {
-  const qnet_quant_spec *q = &t->now.quant;
-  char bits[32];
-  snprintf(bits, sizeof bits, "%d/%d", q->weight_bits, q->activation_bits);
-  QNET_TRY(qnet_tensor_file_set_meta(f, "qnet.net", t->now.module->name));
-  QNET_TRY(qnet_tensor_file_set_meta(f, "qnet.quantizer", q->quantizer ? q->quantizer : "none"));
-  if (q->activation_quantizer)
-    QNET_TRY(qnet_tensor_file_set_meta(f, "qnet.activation_quantizer", q->activation_quantizer));
-  return q->quantizer ? qnet_tensor_file_set_meta(f, "qnet.bits", bits) : QNET_OK;
-}
-
 static qnet_status save(void *ctx, const char *path, qnet_diag *d) {
   qnet_trainer *t = ctx;
   QNET_TRY(freeze_tables(t, d));
   qnet_tensor_file f;
   qnet_tensor_file_init(&f, t->session->allocator);
   qnet_status status = qnet_weights_store(t->now.module, &f, d);
-  if (status == QNET_OK && describe(t, &f) != QNET_OK) status = qnet_out_of_memory(d);
+  if (status == QNET_OK && qnet_model_describe(&t->now, &f) != QNET_OK)
+    status = qnet_out_of_memory(d);
   if (status == QNET_OK) status = qnet_tensor_file_write(&f, path, d);
   qnet_tensor_file_free(&f);
   return status;
@@ -277,7 +267,7 @@ static qnet_status store(void *ctx, qnet_tensor_file *f, qnet_diag *d) {
   if (qnet_tensor_file_set_meta(f, phase, t->frozen ? "1" : "0") != QNET_OK ||
       qnet_tensor_file_set_meta(f, stage_key, stage) != QNET_OK)
     return qnet_out_of_memory(d);
-  return describe(t, f) == QNET_OK ? QNET_OK : qnet_out_of_memory(d);
+  return qnet_model_describe(&t->now, f) == QNET_OK ? QNET_OK : qnet_out_of_memory(d);
 }
 
 /* The stage that a checkpoint is in, or -1. */

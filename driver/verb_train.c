@@ -3,6 +3,7 @@
  * W.ckpt.prev. */
 #include "driver/json.h"
 #include "driver/model.h"
+#include "driver/packed.h"
 #include "driver/plot.h"
 #include "driver/run_fields.h"
 #include "driver/stop.h"
@@ -56,12 +57,24 @@ static qnet_status check_images(const qnet_session *s, const qnet_program *p,
                        (long long)set->classes, (long long)outputs);
 }
 
+/* What a packed file has not: the weights that its codes were made of. */
+static qnet_status warn_packed(const qnet_tensor_file *f, const char *path, qnet_diag *d) {
+  bool packed;
+  QNET_TRY(qnet_packed_detect(f, path, &packed, d));
+  if (packed)
+    qnet_warning_in(d, path,
+                    "packed weights: training starts from the values of their codes; start from "
+                    "the weights that were packed where you have them");
+  return QNET_OK;
+}
+
 /* --init: layers' weights from the file; else initial values. */
 static qnet_status initial_weights(qnet_session *s, qnet_program *p, uint64_t seed) {
   if (!s->options.init) return qnet_weights_init(p->module, seed, s->diag);
   qnet_tensor_file f;
   qnet_tensor_file_init(&f, s->allocator);
   qnet_status status = qnet_tensor_file_read(&f, s->options.init, s->diag);
+  if (status == QNET_OK) status = warn_packed(&f, s->options.init, s->diag);
   if (status == QNET_OK) status = qnet_weights_load(p->module, &f, s->options.init, s->diag);
   qnet_tensor_file_free(&f);
   return status;

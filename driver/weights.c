@@ -1,5 +1,6 @@
 /* State symbols and weights files. */
 #include "driver/weights.h"
+#include "driver/packed.h"
 #include "driver/tables.h"
 #include "support/hash.h"
 #include "support/strbuf.h"
@@ -174,6 +175,17 @@ static qnet_status load_one(qnet_module *m, qnet_symbol *s, const qnet_blob *b, 
   return QNET_OK;
 }
 
+/* From its tensor, or from its codes in a packed file. */
+static qnet_status load_layer_state(qnet_module *m, qnet_symbol *s, const qnet_tensor_file *f,
+                                    bool packed, const char *path, bool *found, qnet_diag *d) {
+  const qnet_blob *b = qnet_tensor_file_find(f, s->name);
+  *found = b != NULL;
+  if (b) return load_one(m, s, b, path, d);
+  if (!packed) return QNET_OK;
+  QNET_TRY(qnet_packed_expand(m, s, f, path, found, d));
+  return *found ? check_finite(s, s->blob, path, d) : QNET_OK;
+}
+
 static void append_name(qnet_strbuf *list, const char *name, int count) {
   if (count < 8) qnet_strbuf_printf(list, "%s%s", count ? ", " : "", name);
   if (count == 8) qnet_strbuf_puts(list, ", ...");
@@ -194,23 +206,29 @@ static void warn_unused(const qnet_module *m, const qnet_tensor_file *f, const c
   qnet_strbuf_free(&list);
 }
 
+/* Loads what is there; the names of what is not go to `missing`, their number to *count. */
+static qnet_status load_states(qnet_module *m, const qnet_tensor_file *f, const char *path,
+                               qnet_strbuf *missing, int *count, qnet_diag *d) {
+  bool packed;
+  qnet_status status = qnet_packed_detect(f, path, &packed, d);
+  if (status != QNET_OK) return status;
+  for (qnet_symbol *s = m->first_symbol; s && status != QNET_NO_MEMORY; s = s->next) {
+    if (s->kind != QNET_SYMBOL_STATE || qnet_name_is_quantizer(s->name)) continue;
+    if (is_transient(s->name)) continue;
+    bool found;
+    const qnet_status one = load_layer_state(m, s, f, packed, path, &found, d);
+    if (one != QNET_OK) status = one;
+    if (!found) append_name(missing, s->name, (*count)++);
+  }
+  return status;
+}
+
 qnet_status qnet_weights_load(qnet_module *m, const qnet_tensor_file *f, const char *path,
                               qnet_diag *d) {
   qnet_strbuf missing;
   qnet_strbuf_init(&missing, m->allocator);
   int count = 0;
-  qnet_status status = QNET_OK;
-  for (qnet_symbol *s = m->first_symbol; s && status != QNET_NO_MEMORY; s = s->next) {
-    if (s->kind != QNET_SYMBOL_STATE || qnet_name_is_quantizer(s->name)) continue;
-    if (is_transient(s->name)) continue;
-    qnet_blob *b = qnet_tensor_file_find(f, s->name);
-    if (!b) {
-      append_name(&missing, s->name, count++);
-      continue;
-    }
-    const qnet_status one = load_one(m, s, b, path, d);
-    if (one != QNET_OK) status = one;
-  }
+  qnet_status status = load_states(m, f, path, &missing, &count, d);
   if (count && status == QNET_OK)
     status = qnet_error_in(d, path, "tensors that the network needs are missing: %s",
                            qnet_strbuf_text(&missing));
@@ -245,6 +263,23 @@ qnet_status qnet_weights_store(const qnet_module *m, qnet_tensor_file *f, qnet_d
   for (const qnet_symbol *s = m->first_symbol; s; s = s->next)
     if (is_stored(s) && store_one(m, s, f) != QNET_OK) return qnet_out_of_memory(d);
   return qnet_tables_store(m, f, d);
+}
+
+/* "conv1.weight" has codes when there is a table @conv1.weight_quantizer. */
+static bool has_codes(const qnet_module *m, const qnet_symbol *weight) {
+  char name[512];
+  snprintf(name, sizeof name, "%s_quantizer", weight->name);
+  const qnet_symbol *s = qnet_symbol_find(m, name);
+  return s && s->kind == QNET_SYMBOL_TABLE;
+}
+
+qnet_status qnet_weights_store_unquantized(const qnet_module *m, qnet_tensor_file *f,
+                                           qnet_diag *d) {
+  for (const qnet_symbol *s = m->first_symbol; s; s = s->next) {
+    if (!is_stored(s) || qnet_name_is_quantizer(s->name) || has_codes(m, s)) continue;
+    if (store_one(m, s, f) != QNET_OK) return qnet_out_of_memory(d);
+  }
+  return QNET_OK;
 }
 
 /* ---- checkpoints --------------------------------------------------------------------------- */

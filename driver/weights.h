@@ -11,13 +11,17 @@
  * biases and all else 0. Quantizer state is not touched. */
 qnet_status qnet_weights_init(qnet_module *m, uint64_t seed, qnet_diag *d);
 
-/* Fills the state symbols of layers from the file. A tensor of another shape or with a value that
+/* Fills the state symbols of layers from the file; of a packed file (driver/packed.h) quantized
+ * weights get the values of their codes. A tensor of another shape or with a value that
  * is not finite is an error; states that the file lacks are an error that lists them. Tensors that
  * the module has no use for are listed in one warning, but for those of quantizers. */
 qnet_status qnet_weights_load(qnet_module *m, const qnet_tensor_file *f, const char *path,
                               qnet_diag *d);
 /* Adds the layers' states, quantizer parameters and frozen tables of a module to a file. */
 qnet_status qnet_weights_store(const qnet_module *m, qnet_tensor_file *f, qnet_diag *d);
+
+/* Only the layers' states that no quantizer's codes stand for. */
+qnet_status qnet_weights_store_unquantized(const qnet_module *m, qnet_tensor_file *f, qnet_diag *d);
 
 /* All state of a module, with what training adds (velocities, statistics), for checkpoints. Loading
  * changes contents in place: other modules may share them. */

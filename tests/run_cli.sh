@@ -91,6 +91,38 @@ check bits-engines sh -c "$qnetc eval '$net' --weights=f32.safetensors --bits=3 
   2>/dev/null && $qnetc eval '$net' --weights=f32.safetensors --bits=3 --data=data --engine=quant \
   --logits=q3.npy 2>/dev/null && cmp b3.npy q3.npy"
 
+# ---- packed weights -----------------------------------------------------------------------------
+check pack $qnetc pack "$net" --weights=w2.safetensors -o p2.safetensors
+check pack-json sh -c "$qnetc pack '$net' --weights=w2.safetensors -o p3.safetensors --json |
+  grep -q '\"bytes\": '$(wc -c <p2.safetensors)'}' && cmp p2.safetensors p3.safetensors"
+check pack-small [ $(($(wc -c <p2.safetensors) * 5)) -lt "$(wc -c <w2.safetensors)" ]
+for engine in nn jit; do
+  check pack-eval-$engine $qnetc eval "$net" --weights=p2.safetensors --data=data --engine=$engine \
+    --logits=packed-$engine.npy
+  check pack-logits-$engine cmp packed-$engine.npy jit.npy
+done
+for arch in x86_64 aarch64 riscv64; do
+  check pack-$arch sh -c "$qnetc '$net' --weights=w2.safetensors --target=$arch -o w2.o &&
+    $qnetc '$net' --weights=p2.safetensors --target=$arch -o p2.o && cmp w2.o p2.o"
+done
+check pack-run sh -c "$qnetc run '$net' image.pgm --weights=p2.safetensors --json | cmp - pgm.json"
+check pack-refit sh -c "$qnetc pack '$net' --weights=f32.safetensors --bits=3 -o b3.safetensors &&
+  $qnetc eval '$net' --weights=b3.safetensors --bits=3 --data=data --logits=p3.npy && cmp p3.npy b3.npy"
+check pack-init sh -c "$qnetc train '$net' --data=data --init=p2.safetensors --epochs=1 \
+  -o from-packed.safetensors 2>err && grep -q 'warning: packed weights' err"
+check pack-other-bits fails 1 "asks for lqnets 3" $qnetc eval "$net" --weights=p2.safetensors --bits=3 --data=data
+check pack-f32 fails 1 "does not quantize it" $qnetc eval "$net" --weights=p2.safetensors --quantizer=none \
+  --data=data
+check pack-nothing fails 1 "nothing to pack" $qnetc pack "$net" --weights=f32.safetensors --quantizer=none \
+  -o none.safetensors
+check pack-itself fails 1 "give another name" $qnetc pack "$net" --weights=w2.safetensors -o ./w2.safetensors
+check pack-stdout fails 1 "-o takes a file" $qnetc pack "$net" --weights=w2.safetensors -o -
+check pack-needs fails 2 "nowhere to save" $qnetc pack "$net" --weights=w2.safetensors
+head -c 3000 p2.safetensors >cut-p2.safetensors
+check pack-cut fails 1 "cut-p2.safetensors" $qnetc eval "$net" --weights=cut-p2.safetensors --data=data
+check pack-other-net fails 1 "p2.safetensors" $qnetc eval "$root/examples/tiny.qnet" --weights=p2.safetensors \
+  --data=data
+
 # ---- outputs ------------------------------------------------------------------------------------
 for kind in o s ll bc so; do
   check write-$kind sh -c "$qnetc '$net' --weights=w2.safetensors -o model.$kind && [ -s model.$kind ] &&

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "driver/model.h"
+#include "driver/packed.h"
 #include "driver/predictor.h"
 #include "driver/weights.h"
 #include <math.h>
@@ -17,7 +18,8 @@
 
 enum { PIXELS = 64, CLASSES = 4 };
 static char net[] = "tests/fuzz/seeds/small.qnet";
-static const char trained[] = "tests/fuzz/seeds/small.safetensors";
+static const char trained[] = "tests/fuzz/seeds/small.safetensors",
+                  packed[] = "tests/fuzz/seeds/packed.safetensors"; /* the same, packed */
 
 /* A session as `qnetc run` has it. */
 static void open_session(qnet_session *s, const qnet_allocator *a, const char *weights) {
@@ -93,15 +95,30 @@ static qnet_status refit_model(qnet_session *s) {
   return load_model(s);
 }
 
-static qnet_status store_model(qnet_session *s) {
+static qnet_status load_packed(qnet_session *s) {
+  s->options.weights = packed;
+  return load_model(s);
+}
+
+typedef qnet_status (*storer)(const qnet_module *m, qnet_tensor_file *f, qnet_diag *d);
+
+static qnet_status store(qnet_session *s, storer run) {
   qnet_program p;
   QNET_TRY(qnet_model_load(s, &p));
   qnet_tensor_file f;
   qnet_tensor_file_init(&f, s->allocator);
-  const qnet_status status = qnet_weights_store(p.module, &f, s->diag);
+  const qnet_status status = run(p.module, &f, s->diag);
   qnet_tensor_file_free(&f);
   qnet_module_destroy(p.module);
   return status;
+}
+
+static qnet_status store_model(qnet_session *s) {
+  return store(s, qnet_weights_store);
+}
+
+static qnet_status store_packed(qnet_session *s) {
+  return store(s, qnet_packed_store);
 }
 
 static qnet_status predict(qnet_session *s, qnet_engine_kind kind) {
@@ -164,6 +181,8 @@ static void no_memory_to_load(void **state) {
   fail_each(load_model);
   fail_each(refit_model);
   fail_each(store_model);
+  fail_each(load_packed);
+  fail_each(store_packed);
 }
 
 static void no_memory_to_predict(void **state) {
