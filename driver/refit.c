@@ -4,10 +4,10 @@
  * deviation gamma and mean beta, a relu cuts it, a pool takes the largest, an add sums. */
 #include "driver/refit.h"
 #include "codegen/plan.h"
+#include "driver/data.h"
 #include "ir/ops.h"
 #include "passes/pass.h"
 #include "passes/quantizer_state.h"
-#include "runtime/dataset.h"
 #include <Random123/philox.h>
 #include <math.h>
 #include <stdio.h>
@@ -134,30 +134,15 @@ static qnet_status expose_inputs(calibration *c, const qnet_module *m) {
   return QNET_OK;
 }
 
-static qnet_status check_images(const qnet_dataset *set, const qnet_type *in, const char *data,
-                                qnet_diag *d) {
-  const long long needed = CALIBRATION_BATCH * CALIBRATION_BATCHES;
-  if (in->dtype != QNET_U8)
-    return qnet_error_in(d, data,
-                         "the network takes f32 inputs, a data set gives bytes; leave --calibrate "
-                         "out");
-  if (in->dim[1] != set->height || in->dim[2] != set->width || in->dim[3] != set->channels)
-    return qnet_error_in(d, data,
-                         "images are %lldx%lldx%lld (C,H,W), the network takes %lldx%lldx%lld",
-                         (long long)set->channels, (long long)set->height, (long long)set->width,
-                         (long long)in->dim[3], (long long)in->dim[1], (long long)in->dim[2]);
-  if (set->count >= needed) return QNET_OK;
-  return qnet_error_in(d, data, "%lld training images, calibration takes %lld",
-                       (long long)set->count, needed);
-}
-
 static qnet_status open_calibration(calibration *c, const qnet_module *m, const char *data) {
   qnet_diag *d = c->session->diag;
   QNET_TRY(expose_inputs(c, m));
   const qnet_type *in = qnet_symbol_find(c->f32, "eval")->body->arg[0].type;
-  const qnet_dataset_request request = {data, QNET_SPLIT_TRAIN, in->dim[1], in->dim[2], in->dim[3]};
-  QNET_TRY(qnet_dataset_load(c->session->allocator, &request, &c->set, d));
-  QNET_TRY(check_images(&c->set, in, data, d));
+  const long long needed = CALIBRATION_BATCH * CALIBRATION_BATCHES;
+  QNET_TRY(qnet_data_load(c->session->allocator, data, QNET_SPLIT_TRAIN, in, 0, &c->set, d));
+  if (c->set.count < needed)
+    return qnet_error_in(d, data, "%lld training images, calibration takes %lld",
+                         (long long)c->set.count, needed);
   char pipeline[32];
   snprintf(pipeline, sizeof pipeline, "batch{n=%d}", CALIBRATION_BATCH);
   const qnet_pipeline_options options = {0};

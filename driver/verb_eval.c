@@ -1,4 +1,5 @@
 /* qnetc eval: counts correct predictions of any engine on a data set. */
+#include "driver/data.h"
 #include "driver/json.h"
 #include "driver/model.h"
 #include "driver/predictor.h"
@@ -18,26 +19,6 @@ typedef struct evaluation {
   float *logits; /* [count][classes] */
   double seconds;
 } evaluation;
-
-static qnet_status check_shapes(const evaluation *e) {
-  const qnet_type *in = qnet_predictor_input(e->predictor);
-  const qnet_dataset *set = &e->set;
-  qnet_diag *d = e->session->diag;
-  const char *data = e->session->options.data;
-  if (in->dtype != QNET_U8)
-    return qnet_error_in(d, data,
-                         "the network takes f32 inputs, a data set gives bytes; declare its "
-                         "input as u8[...] normalize(...)");
-  if (in->dim[1] != set->height || in->dim[2] != set->width || in->dim[3] != set->channels)
-    return qnet_error_in(d, data,
-                         "images are %lldx%lldx%lld (C,H,W), the network takes %lldx%lldx%lld",
-                         (long long)set->channels, (long long)set->height, (long long)set->width,
-                         (long long)in->dim[3], (long long)in->dim[1], (long long)in->dim[2]);
-  if (e->classes < set->classes)
-    return qnet_error_in(d, data, "%lld classes, but the network has %lld outputs",
-                         (long long)set->classes, (long long)e->classes);
-  return QNET_OK;
-}
 
 static void count_correct(evaluation *e, const float *logits, const qnet_batch *batch) {
   for (int64_t i = 0; i < batch->count; i++)
@@ -123,11 +104,8 @@ static qnet_status evaluate(evaluation *e) {
   const qnet_options *o = &e->session->options;
   qnet_diag *d = e->session->diag;
   e->classes = qnet_predictor_classes(e->predictor);
-  const qnet_type *const in = qnet_predictor_input(e->predictor);
-  const qnet_dataset_request request = {o->data, QNET_SPLIT_TEST, in->dim[1], in->dim[2],
-                                        in->dim[3]};
-  QNET_TRY(qnet_dataset_load(e->session->allocator, &request, &e->set, d));
-  QNET_TRY(check_shapes(e));
+  QNET_TRY(qnet_data_load(e->session->allocator, o->data, QNET_SPLIT_TEST,
+                          qnet_predictor_input(e->predictor), e->classes, &e->set, d));
   e->count = e->set.count;
   if (o->limit != QNET_UNSET && o->limit > 0 && o->limit < e->count) e->count = o->limit;
   e->logits =

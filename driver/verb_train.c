@@ -1,6 +1,7 @@
 /* qnetc train: trains a network and its quantizers, saves weights and frozen tables. Beside the
  * weights file W.safetensors lie W.best.safetensors, W.metrics.jsonl and the checkpoints W.ckpt and
  * W.ckpt.prev. */
+#include "driver/data.h"
 #include "driver/json.h"
 #include "driver/model.h"
 #include "driver/packed.h"
@@ -36,25 +37,6 @@ static qnet_status check_output(const qnet_session *s) {
   QNET_TRY(qnet_file_writer_open(s->allocator, path, &w, s->diag));
   qnet_file_writer_abort(w);
   return QNET_OK;
-}
-
-static qnet_status check_images(const qnet_session *s, const qnet_program *p,
-                                const qnet_dataset *set) {
-  const qnet_symbol *eval = qnet_symbol_find(p->module, "eval");
-  const qnet_type *in = eval->body->arg[0].type;
-  const int64_t outputs = qnet_type_elements(eval->body->last->operand[0]->type);
-  if (in->dtype != QNET_U8)
-    return qnet_error_in(s->diag, s->options.data,
-                         "the network takes f32 inputs, a data set gives "
-                         "bytes; declare its input as u8[...] normalize(...)");
-  if (in->dim[1] != set->height || in->dim[2] != set->width || in->dim[3] != set->channels)
-    return qnet_error_in(s->diag, s->options.data,
-                         "images are %lldx%lldx%lld (C,H,W), the network takes %lldx%lldx%lld",
-                         (long long)set->channels, (long long)set->height, (long long)set->width,
-                         (long long)in->dim[3], (long long)in->dim[1], (long long)in->dim[2]);
-  if (outputs >= set->classes) return QNET_OK;
-  return qnet_error_in(s->diag, s->options.data, "%lld classes, but the network has %lld outputs",
-                       (long long)set->classes, (long long)outputs);
 }
 
 /* What a packed file has not: the weights that its codes were made of. */
@@ -200,14 +182,13 @@ static qnet_status train(qnet_session *s, qnet_program *p, const qnet_stages *st
 }
 
 static qnet_status load_data(qnet_session *s, const qnet_program *p, data_pair *data) {
-  const qnet_type *in = qnet_symbol_find(p->module, "eval")->body->arg[0].type;
-  qnet_dataset_request request = {s->options.data, QNET_SPLIT_TRAIN, in->dim[1], in->dim[2],
-                                  in->dim[3]};
-  QNET_TRY(qnet_dataset_load(s->allocator, &request, &data->train, s->diag));
-  QNET_TRY(check_images(s, p, &data->train));
-  request.split = QNET_SPLIT_TEST;
-  QNET_TRY(qnet_dataset_load(s->allocator, &request, &data->test, s->diag));
-  return check_images(s, p, &data->test);
+  const qnet_region *body = qnet_symbol_find(p->module, "eval")->body;
+  const qnet_type *in = body->arg[0].type;
+  const int64_t outputs = qnet_type_elements(body->last->operand[0]->type);
+  QNET_TRY(qnet_data_load(s->allocator, s->options.data, QNET_SPLIT_TRAIN, in, outputs,
+                          &data->train, s->diag));
+  return qnet_data_load(s->allocator, s->options.data, QNET_SPLIT_TEST, in, outputs, &data->test,
+                        s->diag);
 }
 
 qnet_status qnet_verb_train(qnet_session *s) {

@@ -202,6 +202,17 @@ check bad-pass fails 1 "did you mean" $qnetc opt "$net" --passes=bacth
 check bad-engine fails 1 "engines are" $qnetc eval "$net" --weights=w2.safetensors --data=data --engine=gpu
 head -c 1000 w2.safetensors >short.safetensors
 check short-weights fails 1 "short.safetensors" $qnetc eval "$net" --weights=short.safetensors --data=data
+seeds="$root/tests/fuzz/seeds"
+check other-images-train fails 1 "images are 1x28x28 (C,H,W), the network takes 1x8x8" $qnetc train \
+  "$seeds/small.qnet" --data=data -o x.safetensors
+check other-images-eval fails 1 "the network takes 1x8x8" $qnetc eval "$seeds/small.qnet" \
+  --weights="$seeds/small.safetensors" --data=data
+check other-images-calibrate fails 1 "the network takes 1x8x8" $qnetc "$seeds/small.qnet" --bits=3 \
+  --weights="$seeds/small.safetensors" --calibrate=data -o x.o
+check few-outputs fails 1 "10 classes, but the network has 4 outputs" $qnetc train "$net" -Dclasses=4 \
+  --data=data -o x.safetensors
+sed 's/u8\(.*\) normalize.*/f32\1/' "$net" >f32.qnet
+check f32-input fails 1 "declare its input as u8" $qnetc train f32.qnet --data=data -o x.safetensors
 mkdir cut && cp data/* cut/ && head -c 5000 data/train-images-idx3-ubyte >cut/train-images-idx3-ubyte
 check short-data fails 1 "train-images" $qnetc train "$net" --data=cut -o x.safetensors
 check nothing-written test ! -e x.safetensors -a ! -e x.o
