@@ -10,12 +10,6 @@
 
 enum { TEST_TRAIN_IMAGES = 256, TEST_TEST_IMAGES = 64, TEST_MAX_ARGUMENTS = 24 };
 
-/* As make_directory, in memory where there is such a place: every run syncs its files often. */
-static inline int test_make_directory(void **state) {
-  if (access("/dev/shm", W_OK) == 0) strcpy(directory, "/dev/shm/qnet-XXXXXX");
-  return make_directory(state);
-}
-
 static inline void test_write_text(const char *name, const char *text) {
   FILE *f = fopen(in_directory(name), "w");
   assert_non_null(f);
@@ -79,8 +73,8 @@ static inline void test_write_net(const char *quantize, const char *settings) {
 
 /* `qnetc train net.qnet --data=SET -o OUT.safetensors OPTIONS...`, where options are separated by
  * spaces and @ stands for the test's directory. What is reported goes to *reports (to be freed). */
-static inline qnet_status test_train(const char *set, const char *out, const char *options,
-                                     char **reports) {
+static inline qnet_status test_train_with(const qnet_allocator *a, const char *set, const char *out,
+                                          const char *options, char **reports) {
   static char words[4096];
   char *argv[TEST_MAX_ARGUMENTS + 1], *to = words;
   int argc = 0;
@@ -92,8 +86,7 @@ static inline qnet_status test_train(const char *set, const char *out, const cha
   for (char *w = strtok(words, " "); w != NULL && argc < TEST_MAX_ARGUMENTS; w = strtok(NULL, " "))
     argv[argc++] = w;
   argv[argc] = NULL;
-  qnet_session s = {.allocator = qnet_allocator_system(),
-                    .diag = qnet_diag_create(qnet_allocator_system())};
+  qnet_session s = {.allocator = a, .diag = qnet_diag_create(qnet_allocator_system())};
   qnet_status status = qnet_options_parse(argc, argv, &s.options, s.diag);
   if (status == QNET_OK) status = qnet_verb_train(&s);
   size_t size = 0;
@@ -103,6 +96,11 @@ static inline qnet_status test_train(const char *set, const char *out, const cha
   fclose(f);
   qnet_diag_destroy(s.diag);
   return status;
+}
+
+static inline qnet_status test_train(const char *set, const char *out, const char *options,
+                                     char **reports) {
+  return test_train_with(qnet_allocator_system(), set, out, options, reports);
 }
 
 static inline void test_must_train(const char *set, const char *out, const char *options) {

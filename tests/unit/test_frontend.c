@@ -5,6 +5,7 @@
 #include "passes/quantizer.h"
 #include "support/file.h"
 
+#include <glob.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -519,28 +520,40 @@ static void test_depth(void **state) {
   free(text);
 }
 
-/* Every allocation may fail: a status, no leak, no crash. */
+/* Parses with the fail_at-th allocation failing; returns how many there were. */
+static uint64_t parse_failing(const char *text, size_t size, uint64_t fail_at, bool persistent) {
+  qnet_failing_allocator f;
+  qnet_failing_allocator_init(&f, fail_at, persistent);
+  qnet_diag *d = qnet_diag_create(&f.base);
+  qnet_program p = {0};
+  qnet_status status = QNET_NO_MEMORY;
+  if (d) status = qnet_frontend_parse(&f.base, "example", text, size, NULL, 0, &p, d);
+  assert_int_equal(status, f.failed ? QNET_NO_MEMORY : QNET_OK);
+  qnet_module_destroy(p.module);
+  qnet_diag_destroy(d);
+  assert_int_equal(f.live_bytes, 0);
+  return f.count;
+}
+
+/* Every allocation may fail, in every example: a status, no leak, no crash. */
 static void test_out_of_memory(void **state) {
   (void)state;
-  size_t size;
-  char *text = read_example("tiny.qnet", &size);
-  uint64_t allocations = 1;
-  for (uint64_t fail_at = 0; fail_at <= allocations; fail_at++)
-    for (int persistent = 0; persistent < 2; persistent++) {
-      qnet_failing_allocator f;
-      qnet_failing_allocator_init(&f, fail_at, persistent);
-      qnet_diag *d = qnet_diag_create(&f.base);
-      qnet_program p = {0};
-      qnet_status status = QNET_NO_MEMORY;
-      if (d) status = qnet_frontend_parse(&f.base, "tiny", text, size, NULL, 0, &p, d);
-      if (fail_at == 0) allocations = f.count;
-      assert_int_equal(status, f.failed ? QNET_NO_MEMORY : QNET_OK);
-      qnet_module_destroy(p.module);
-      qnet_diag_destroy(d);
-      assert_int_equal(f.live_bytes, 0);
+  glob_t found;
+  char pattern[600];
+  example_path("*.qnet", pattern, sizeof pattern);
+  assert_int_equal(glob(pattern, 0, NULL, &found), 0);
+  for (size_t i = 0; i < found.gl_pathc; i++) {
+    size_t size;
+    char *text = read_example(strrchr(found.gl_pathv[i], '/') + 1, &size);
+    const uint64_t allocations = parse_failing(text, size, 0, false);
+    assert_true(allocations > 3);
+    for (uint64_t n = 1; n <= allocations; n++) {
+      parse_failing(text, size, n, false);
+      parse_failing(text, size, n, true);
     }
-  assert_true(allocations > 3);
-  free_text(text, size);
+    free_text(text, size);
+  }
+  globfree(&found);
 }
 
 int main(void) {

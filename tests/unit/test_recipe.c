@@ -144,5 +144,5 @@ int main(void) {
       cmocka_unit_test_setup(test_progressive_refused, prepare),
       cmocka_unit_test_setup(test_statistics, prepare),
   };
-  return cmocka_run_group_tests(tests, test_make_directory, remove_directory);
+  return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }
