@@ -21,7 +21,12 @@ qnet_status qnet_data_load(const qnet_allocator *a, const char *name, qnet_split
     return qnet_error_in(d, name,
                          "the network takes f32 inputs, a data set gives bytes; declare its input "
                          "as u8[...] normalize(...)");
-  const qnet_dataset_request request = {name, split, input->dim[1], input->dim[2], input->dim[3]};
+  const qnet_dataset_request request = {.name = name,
+                                        .split = split,
+                                        .height = input->dim[1],
+                                        .width = input->dim[2],
+                                        .channels = input->dim[3],
+                                        .unlabelled = outputs == 0};
   QNET_TRY(qnet_dataset_load(a, &request, out, d));
   const qnet_status status = check_fit(out, input, outputs, name, d);
   if (status == QNET_OK) return QNET_OK;

@@ -115,14 +115,17 @@ static void put_teacher(const qnet_teacher *teacher, const qnet_recipe *r, qnet_
     put(f, "teacher", "none");
 }
 
-qnet_status qnet_run_fields_add(const qnet_program *p, const qnet_train_options *options,
-                                const qnet_teacher *teacher, const qnet_dataset *train,
-                                const qnet_dataset *test, qnet_run_fields *out, qnet_diag *d) {
+qnet_status qnet_run_fields_add(const qnet_session *s, const qnet_program *p,
+                                const qnet_train_options *options, const qnet_teacher *teacher,
+                                const qnet_dataset *train, const qnet_dataset *test,
+                                qnet_run_fields *out) {
   put_quantizer(&p->quant, out);
   put_settings(p, options, out);
   put_teacher(teacher, &p->recipe, out);
-  QNET_TRY(put_data(out, "training data", train, d));
-  QNET_TRY(put_data(out, "test data", test, d));
+  put(out, "choice of what learns", "%s", s->options.train ? s->options.train : "all");
+  put(out, "use of labels", "%s", s->options.no_labels ? "none" : "all");
+  QNET_TRY(put_data(out, "training data", train, s->diag));
+  QNET_TRY(put_data(out, "test data", test, s->diag));
   put(out, "initial weights", "%016" PRIx64, qnet_state_hash(p->module));
   return QNET_OK;
 }

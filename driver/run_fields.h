@@ -18,8 +18,9 @@ qnet_status qnet_run_fields_begin(const qnet_session *s, const qnet_program *p,
                                   qnet_run_fields *out);
 /* Adds the rest. p: with initial weights; teacher may be NULL. options: as they will be given to
  * qnet_train. */
-qnet_status qnet_run_fields_add(const qnet_program *p, const qnet_train_options *options,
-                                const qnet_teacher *teacher, const qnet_dataset *train,
-                                const qnet_dataset *test, qnet_run_fields *out, qnet_diag *d);
+qnet_status qnet_run_fields_add(const qnet_session *s, const qnet_program *p,
+                                const qnet_train_options *options, const qnet_teacher *teacher,
+                                const qnet_dataset *train, const qnet_dataset *test,
+                                qnet_run_fields *out);
 
 #endif

@@ -1,10 +1,18 @@
 /* The teacher runs as a fast plan of @eval, with the running statistics of its batch_norms. */
 #include "driver/teacher.h"
 #include "codegen/plan.h"
+#include "driver/predictor.h"
 #include "driver/weights.h"
 #include "passes/pass.h"
 
 #include <string.h>
+
+/* One batch of a set that is labelled. */
+typedef struct label_room {
+  uint8_t *images;
+  uint32_t *index;
+  int32_t *classes;
+} label_room;
 
 struct qnet_teacher {
   const qnet_allocator *allocator;
@@ -12,8 +20,12 @@ struct qnet_teacher {
   qnet_plan *plan;
 };
 
+static const char *weights_of(const qnet_options *o) {
+  return o->distill || !o->no_labels ? o->distill : o->init;
+}
+
 static qnet_status load(qnet_session *s, qnet_module *m) {
-  const char *path = s->options.distill;
+  const char *path = weights_of(&s->options);
   qnet_tensor_file f;
   qnet_tensor_file_init(&f, s->allocator);
   qnet_status status = qnet_tensor_file_read(&f, path, s->diag);
@@ -34,7 +46,7 @@ static qnet_status prepare(qnet_session *s, int batch, qnet_teacher *t) {
 
 qnet_status qnet_teacher_create(qnet_session *s, int batch, qnet_teacher **out) {
   *out = NULL;
-  if (!s->options.distill) return QNET_OK;
+  if (!weights_of(&s->options)) return QNET_OK;
   qnet_teacher *t = qnet_alloc(s->allocator, sizeof *t);
   if (!t) return qnet_out_of_memory(s->diag);
   t->allocator = s->allocator;
@@ -60,6 +72,46 @@ qnet_status qnet_teacher_logits(qnet_teacher *t, const uint8_t *images, const qn
   QNET_TRY(qnet_plan_run(t->plan, d));
   *out = qnet_plan_result(t->plan, 0);
   return QNET_OK;
+}
+
+qnet_status qnet_teacher_classes(qnet_teacher *t, const uint8_t *images, int32_t *classes,
+                                 qnet_diag *d) {
+  const qnet_blob *logits;
+  QNET_TRY(qnet_teacher_logits(t, images, &logits, d));
+  const int64_t rows = logits->dim[0], outputs = logits->dim[1];
+  for (int64_t i = 0; i < rows; i++)
+    classes[i] = qnet_argmax((const float *)logits->data + i * outputs, outputs);
+  return QNET_OK;
+}
+
+/* Images from `first` on, and others behind the end of the set to fill the batch. */
+static qnet_status label_batch(qnet_teacher *t, qnet_dataset *set, int64_t first, int64_t batch,
+                               label_room *room, qnet_diag *d) {
+  for (int64_t i = 0; i < batch; i++)
+    room->index[i] = (uint32_t)((first + i) % set->count);
+  QNET_TRY(qnet_dataset_batch(set, room->index, (size_t)batch, NULL, 0, 0, room->images,
+                              room->classes, d));
+  QNET_TRY(qnet_teacher_classes(t, room->images, room->classes, d));
+  for (int64_t i = 0; i < batch && first + i < set->count; i++)
+    set->labels[first + i] = room->classes[i];
+  return QNET_OK;
+}
+
+qnet_status qnet_teacher_label(qnet_teacher *t, qnet_dataset *set, qnet_diag *d) {
+  const qnet_blob *image = qnet_plan_argument(t->plan, 0);
+  const int64_t batch = image->dim[0];
+  qnet_arena arena;
+  qnet_arena_init(&arena, t->allocator);
+  label_room room = {.images = qnet_arena_array(&arena, image->bytes, 1),
+                     .index = qnet_arena_array(&arena, (size_t)batch, sizeof *room.index),
+                     .classes = qnet_arena_array(&arena, (size_t)batch, sizeof *room.classes)};
+  const bool good = room.images && room.index && room.classes;
+  qnet_status status = good ? QNET_OK : qnet_out_of_memory(d);
+  for (int64_t i = 0; i < set->count && status == QNET_OK; i += batch)
+    status = label_batch(t, set, i, batch, &room, d);
+  qnet_arena_clear(&arena);
+  if (status == QNET_OK) set->classes = qnet_plan_result(t->plan, 0)->dim[1];
+  return status;
 }
 
 uint64_t qnet_teacher_hash(const qnet_teacher *t) {

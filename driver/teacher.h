@@ -3,16 +3,22 @@
 #define QNET_DRIVER_TEACHER_H
 
 #include "driver/session.h"
+#include "runtime/dataset.h"
 
 typedef struct qnet_teacher qnet_teacher;
 
-/* The network of the session's source without quantizers, with the weights of --distill, for
- * batches of so many images. *out is NULL when there is no --distill. */
+/* The network of the session's source without quantizers, with the weights of --distill (or, with
+ * --no-labels, of --init), for batches of so many images. *out is NULL when there is none. */
 qnet_status qnet_teacher_create(qnet_session *s, int batch, qnet_teacher **out);
 void qnet_teacher_destroy(qnet_teacher *t); /* NULL is fine */
 /* Its logits for a batch; borrowed until the next call. */
 qnet_status qnet_teacher_logits(qnet_teacher *t, const uint8_t *images, const qnet_blob **out,
                                 qnet_diag *d);
+/* Its class for each image of a batch. */
+qnet_status qnet_teacher_classes(qnet_teacher *t, const uint8_t *images, int32_t *classes,
+                                 qnet_diag *d);
+/* Makes its classes the labels of a set. */
+qnet_status qnet_teacher_label(qnet_teacher *t, qnet_dataset *set, qnet_diag *d);
 /* Of its weights. */
 uint64_t qnet_teacher_hash(const qnet_teacher *t);
 

@@ -67,9 +67,10 @@ static qnet_status make_step(qnet_trainer *t, qnet_diag *d) {
   write_optimizer(r, optimizer, sizeof optimizer);
   snprintf(pipeline, sizeof pipeline,
            "batch{n=%d},autodiff{%s,weight_decay=%.17g,smoothing=%.17g,distill=%.17g,"
-           "temperature=%.17g}",
+           "temperature=%.17g,learn=%s}",
            r->batch, optimizer, r->weight_decay, r->label_smoothing,
-           t->teacher ? r->distill_weight : 0, r->distill_temperature);
+           t->teacher ? r->distill_weight : 0, r->distill_temperature,
+           t->session->options.train ? t->session->options.train : "all");
   const qnet_pipeline_options options = {0};
   QNET_TRY(qnet_pipeline_run(t->step, pipeline, &options, NULL, d));
   QNET_TRY(qnet_weights_init(t->step, 0, d)); /* momentum: zeros */
@@ -120,7 +121,8 @@ static qnet_status open_stage(qnet_trainer *t, int stage, qnet_diag *d) {
 static qnet_status enter_stage(void *ctx, int stage, int64_t *batches, qnet_diag *d) {
   qnet_trainer *t = ctx;
   QNET_TRY(open_stage(t, stage, d));
-  if (!is_fitted(t, stage)) return QNET_OK;
+  /* Images without labels may be of another kind than those that the network is for. */
+  if (!is_fitted(t, stage) || t->session->options.no_labels) return QNET_OK;
   QNET_TRY(qnet_statistics_create(t->now.module, t->base->recipe.batch, &t->statistics, d));
   if (t->statistics) *batches = OBSERVED_BATCHES;
   return QNET_OK;
@@ -157,6 +159,13 @@ const qnet_program *qnet_trainer_program(const qnet_trainer *t) {
 
 /* ---- steps ------------------------------------------------------------------------------------*/
 
+/* The teacher's answers in place of labels. */
+static void take_classes(const qnet_blob *logits, int32_t *label) {
+  const int64_t classes = logits->dim[1];
+  for (int64_t i = 0; i < logits->dim[0]; i++)
+    label[i] = qnet_argmax((const float *)logits->data + i * classes, classes);
+}
+
 static qnet_status run_step(void *ctx, const uint8_t *images, const int32_t *labels, double lr,
                             qnet_step_result *out, qnet_diag *d) {
   qnet_trainer *t = ctx;
@@ -169,6 +178,7 @@ static qnet_status run_step(void *ctx, const uint8_t *images, const int32_t *lab
     const qnet_blob *logits;
     QNET_TRY(qnet_teacher_logits(t->teacher, images, &logits, d));
     memcpy(qnet_plan_argument(t->plan, 3)->data, logits->data, logits->bytes);
+    if (t->session->options.no_labels) take_classes(logits, label->data);
   }
   QNET_TRY(qnet_plan_run(t->plan, d));
   out->loss = (double)*(const float *)qnet_plan_result(t->plan, 0)->data;

@@ -9,7 +9,7 @@
 typedef struct qnet_trainer qnet_trainer;
 
 /* program: with initial weights, without quantizers; its state symbols receive what is learned.
- * teacher: NULL without distillation. All borrowed. */
+ * teacher: NULL without distillation. All borrowed. The session's options say what learns. */
 qnet_status qnet_trainer_create(qnet_session *s, const qnet_program *program,
                                 const qnet_stages *stages, qnet_teacher *teacher,
                                 qnet_trainer **out);

@@ -11,6 +11,7 @@
 #include "driver/teacher.h"
 #include "driver/trainer.h"
 #include "driver/weights.h"
+#include "passes/quantizer.h"
 #include "support/file.h"
 #include "support/parallel.h"
 #include <math.h>
@@ -48,6 +49,44 @@ static qnet_status warn_packed(const qnet_tensor_file *f, const char *path, qnet
                     "packed weights: training starts from the values of their codes; start from "
                     "the weights that were packed where you have them");
   return QNET_OK;
+}
+
+/* What learns by itself: by gradient, or from the values that it sees. */
+static bool learns(const char *name) {
+  const qnet_quantizer *q = name ? qnet_quantizer_find(name) : NULL;
+  return q && (q->learn || q->update);
+}
+
+/* --train=quantizers: are there any in every stage, with something to learn, and weights? */
+static qnet_status check_quantizers_alone(const qnet_session *s, const qnet_program *p,
+                                          const qnet_stages *stages) {
+  const qnet_quant_spec *q = &p->quant;
+  if (!s->options.init)
+    return qnet_error_in(
+        s->diag, "qnetc",
+        "--train=quantizers leaves the weights as they are; say which with --init");
+  if (!q->quantizer)
+    return qnet_error_in(s->diag, "qnetc",
+                         "--train=quantizers: the network has no quantizers; add "
+                         "--quantizer=");
+  if (!stages->stage[0].quant.quantizer)
+    return qnet_error(s->diag, p->recipe.stage[0].loc,
+                      "a stage of f32 has no quantizers that --train=quantizers could train");
+  if (learns(q->quantizer) || learns(q->activation_quantizer)) return QNET_OK;
+  return qnet_error_in(s->diag, "qnetc",
+                       "--train=quantizers: '%s' has nothing to learn but weights", q->quantizer);
+}
+
+static qnet_status check_what(const qnet_session *s, const qnet_program *p,
+                              const qnet_stages *stages) {
+  const char *what = s->options.train;
+  if (s->options.no_labels && !s->options.distill && !s->options.init)
+    return qnet_error_in(
+        s->diag, "qnetc",
+        "--no-labels needs the f32 network to follow; add --distill=F32.safetensors");
+  if (!what || strcmp(what, "all") == 0) return QNET_OK;
+  if (strcmp(what, "quantizers") == 0) return check_quantizers_alone(s, p, stages);
+  return qnet_error_in(s->diag, "qnetc", "--train takes 'all' or 'quantizers', not '%s'", what);
 }
 
 /* --init: layers' weights from the file; else initial values. */
@@ -164,8 +203,13 @@ static qnet_status run(qnet_session *s, const qnet_program *p, const qnet_stages
   return status == QNET_OK ? print_report(s, &report) : status;
 }
 
+static qnet_status label_test(const qnet_session *s, qnet_teacher *teacher, data_pair *data) {
+  fprintf(stderr, "without labels: correct is what the f32 network says too\n");
+  return qnet_teacher_label(teacher, &data->test, s->diag);
+}
+
 static qnet_status train(qnet_session *s, qnet_program *p, const qnet_stages *stages,
-                         const data_pair *data, const file_names *files) {
+                         data_pair *data, const file_names *files) {
   qnet_train_options options = train_options(s, p, stages, files);
   qnet_run_fields fields;
   qnet_teacher *teacher;
@@ -173,7 +217,8 @@ static qnet_status train(qnet_session *s, qnet_program *p, const qnet_stages *st
   QNET_TRY(initial_weights(s, p, options.seed));
   QNET_TRY(qnet_teacher_create(s, p->recipe.batch, &teacher));
   qnet_status status =
-      qnet_run_fields_add(p, &options, teacher, &data->train, &data->test, &fields, s->diag);
+      qnet_run_fields_add(s, p, &options, teacher, &data->train, &data->test, &fields);
+  if (status == QNET_OK && s->options.no_labels) status = label_test(s, teacher, data);
   options.field = fields.field;
   options.field_count = fields.count;
   if (status == QNET_OK) status = run(s, p, stages, teacher, &options, data);
@@ -184,7 +229,8 @@ static qnet_status train(qnet_session *s, qnet_program *p, const qnet_stages *st
 static qnet_status load_data(qnet_session *s, const qnet_program *p, data_pair *data) {
   const qnet_region *body = qnet_symbol_find(p->module, "eval")->body;
   const qnet_type *in = body->arg[0].type;
-  const int64_t outputs = qnet_type_elements(body->last->operand[0]->type);
+  const int64_t outputs =
+      s->options.no_labels ? 0 : qnet_type_elements(body->last->operand[0]->type);
   QNET_TRY(qnet_data_load(s->allocator, s->options.data, QNET_SPLIT_TRAIN, in, outputs,
                           &data->train, s->diag));
   return qnet_data_load(s->allocator, s->options.data, QNET_SPLIT_TEST, in, outputs, &data->test,
@@ -203,6 +249,8 @@ qnet_status qnet_verb_train(qnet_session *s) {
   qnet_stages stages = {0};
   qnet_status status = qnet_model_quant_spec(s, &p);
   if (status == QNET_OK) status = qnet_stages_plan(s, &p, &stages);
+  if (status == QNET_OK) status = check_what(s, &p, &stages);
+  if (s->options.no_labels) p.recipe.distill_weight = 1;
   if (status == QNET_OK) status = name_files(s, &files);
   if (status == QNET_OK) status = load_data(s, &p, &data);
   if (status == QNET_OK) status = train(s, &p, &stages, &data, &files);

@@ -156,6 +156,15 @@ qnet_status qnet_dataset_check_labels(const qnet_dataset_source *s, const char *
   return QNET_OK;
 }
 
+qnet_status qnet_dataset_without_labels(const qnet_dataset_source *s, qnet_dataset *out) {
+  const size_t count = (size_t)out->count;
+  if (!out->labels) out->labels = qnet_alloc_array(s->allocator, count, sizeof *out->labels);
+  if (!out->labels) return qnet_out_of_memory(s->diag);
+  memset(out->labels, 0, count * sizeof *out->labels);
+  out->classes = 1;
+  return QNET_OK;
+}
+
 /* ---- loading ------------------------------------------------------------------------------- */
 
 static qnet_status load(qnet_dataset_source *s, qnet_dataset *out) {
@@ -164,6 +173,7 @@ static qnet_status load(qnet_dataset_source *s, qnet_dataset *out) {
   QNET_TRY(find_directory(s, set));
   QNET_TRY(find_format(s, &format));
   QNET_TRY(format->read(s, out));
+  if (s->request->unlabelled) QNET_TRY(qnet_dataset_without_labels(s, out));
   const int64_t expected = set ? set->images[s->request->split] : out->count;
   if (out->count != expected)
     qnet_warning_in(s->diag, s->directory, "holds %lld images where %s has %lld",

@@ -34,6 +34,7 @@ typedef struct qnet_dataset_request {
   qnet_split split;
   /* What the network takes. Sets whose images have one size keep their own; the caller compares. */
   int64_t height, width, channels;
+  bool unlabelled; /* labels are not looked at: all become 0, of one class */
 } qnet_dataset_request;
 
 /* request->name: one of the known sets, looked for in $QNET_DATA/NAME, the system's place and the

@@ -87,7 +87,7 @@ static qnet_status read_images(const qnet_dataset_source *s, qnet_dataset *out) 
 
 static qnet_status read_idx(const qnet_dataset_source *s, qnet_dataset *out) {
   QNET_TRY(read_images(s, out));
-  return read_labels(s, out);
+  return s->request->unlabelled ? QNET_OK : read_labels(s, out);
 }
 
 const qnet_dataset_format qnet_format_idx = {

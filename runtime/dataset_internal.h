@@ -35,6 +35,8 @@ char *qnet_dataset_path(const qnet_dataset_source *s, const char *name);
 /* Memory for a set of out->count images and labels of out's sizes; *out loads from it and frees it.
  */
 qnet_status qnet_dataset_allocate(const qnet_dataset_source *s, qnet_dataset *out);
+/* Gives all images the label 0 of 1 class, in place of labels or where there are none. */
+qnet_status qnet_dataset_without_labels(const qnet_dataset_source *s, qnet_dataset *out);
 /* Makes *out load from and free `images`, an array of its sizes from its allocator. */
 void qnet_dataset_adopt(qnet_dataset *out, uint8_t *images);
 /* Sets out->classes to the known number or, where there is none, to the largest label + 1 (at least

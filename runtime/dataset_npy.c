@@ -188,6 +188,7 @@ static qnet_status read_npy(const qnet_dataset_source *s, qnet_dataset *out) {
   qnet_status status = take_images(&a, out);
   close(a.fd);
   QNET_TRY(status);
+  if (s->request->unlabelled) return QNET_OK;
   QNET_TRY(open_array(&a, s, 'y', s->request->split, false));
   status = take_labels(&a, out->count, out);
   close(a.fd);

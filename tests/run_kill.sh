@@ -225,6 +225,18 @@ check other-teacher fails 1 "teacher" $qnetc train adam.qnet --data=data --threa
 check no-teacher fails 1 "missing.safetensors" $qnetc train adam.qnet --data=data \
   --distill=missing.safetensors -o v.safetensors
 
+# ---- quantizers alone, on the images of another set without labels ---------------------------------
+mkdir foreign
+cp data/*images* foreign
+settings="--data=foreign --threads=1 --init=whole.safetensors --train=quantizers --no-labels --epochs=3"
+check alone $qnetc train small.qnet $settings -o m.safetensors
+(exec timeout -s KILL 0.2 $qnetc train small.qnet $settings -o n.safetensors) >/dev/null 2>&1
+check alone-resumed $qnetc train small.qnet $settings -o n.safetensors --resume
+for end in safetensors best.safetensors metrics.jsonl ckpt; do check "alone-$end" cmp m.$end n.$end; done
+check other-choice fails 1 "choice of what learns is quantizers, here it is all" $qnetc train \
+  small.qnet $settings --train=all -o n.safetensors --resume
+check needs-labels fails 1 "holds no train-labels" $qnetc train small.qnet --data=foreign -o o.safetensors
+
 # ---- training that diverges -------------------------------------------------------------------------
 check diverges fails 1 "not finite" $qnetc train small.qnet --data=data --quantizer=none --lr=1e30 \
   -o x.safetensors

@@ -8,7 +8,8 @@
 
 /* What a network of 3x8x8 inputs asks for; only sets of images of any size look at it. */
 static inline qnet_dataset_request request_for(const char *name, qnet_split split) {
-  return (qnet_dataset_request){name, split, 8, 8, 3};
+  return (qnet_dataset_request){
+      .name = name, .split = split, .height = 8, .width = 8, .channels = 3};
 }
 
 static inline qnet_status load_set(const char *name, qnet_split split, qnet_dataset *set,

@@ -7,6 +7,7 @@
 #include "runtime/safetensors.h"
 #include "tests/unit/temporary_directory.h"
 #include "tests/unit/training_test.h"
+#include <sys/stat.h>
 
 enum { TEST_TRAIN_IMAGES = 256, TEST_TEST_IMAGES = 64, TEST_MAX_ARGUMENTS = 24 };
 
@@ -31,27 +32,45 @@ static inline void test_write_npy(const char *name, const char *type, const char
 }
 
 /* One split of a set in the directory `set` of the test's own; labels are optional. */
-static inline void test_write_split(const char *set, const char *split, int count, uint64_t seed,
-                                    bool labelled) {
-  static uint8_t images[TEST_TRAIN_IMAGES * TEST_PIXELS];
-  static int32_t labels[TEST_TRAIN_IMAGES];
+static inline void test_write_split(const char *set, const char *split, int count,
+                                    const uint8_t *images, const int32_t *labels) {
   char name[64], shape[32];
-  test_batch(&seed, count, images, labels);
   snprintf(name, sizeof name, "%s/x_%s.npy", set, split);
   snprintf(shape, sizeof shape, "(%d, 8, 8)", count);
   test_write_npy(name, "|u1", shape, images, (size_t)count * TEST_PIXELS);
-  if (!labelled) return;
+  if (labels == NULL) return;
   snprintf(name, sizeof name, "%s/y_%s.npy", set, split);
   snprintf(shape, sizeof shape, "(%d,)", count);
   test_write_npy(name, "<i4", shape, labels, (size_t)count * sizeof *labels);
 }
 
-static inline void test_write_set(const char *set, uint64_t seed, bool labelled) {
-  char command[700];
-  snprintf(command, sizeof command, "mkdir -p '%s'", in_directory(set));
-  assert_int_equal(system(command), 0);
-  test_write_split(set, "train", TEST_TRAIN_IMAGES, seed, labelled);
-  test_write_split(set, "test", TEST_TEST_IMAGES, seed + 1, labelled);
+/* Waves of three classes. */
+static inline void test_write_set(const char *set) {
+  static uint8_t images[TEST_TRAIN_IMAGES * TEST_PIXELS];
+  static int32_t labels[TEST_TRAIN_IMAGES];
+  uint64_t seed = 1;
+  assert_int_equal(mkdir(in_directory(set), 0777), 0);
+  test_batch(&seed, TEST_TRAIN_IMAGES, images, labels);
+  test_write_split(set, "train", TEST_TRAIN_IMAGES, images, labels);
+  test_batch(&seed, TEST_TEST_IMAGES, images, labels);
+  test_write_split(set, "test", TEST_TEST_IMAGES, images, labels);
+}
+
+/* Bright rectangles on a dark ground, without labels. */
+static inline void test_write_foreign(const char *set) {
+  static uint8_t images[TEST_TRAIN_IMAGES * TEST_PIXELS];
+  uint64_t seed = 2;
+  assert_int_equal(mkdir(in_directory(set), 0777), 0);
+  for (int n = 0; n < TEST_TRAIN_IMAGES; n++) {
+    const int64_t top = test_range(&seed, 0, 4), left = test_range(&seed, 0, 4);
+    const int64_t height = test_range(&seed, 1, 4), width = test_range(&seed, 1, 4);
+    for (int i = 0; i < TEST_PIXELS; i++) {
+      const bool in = i / 8 >= top && i / 8 < top + height && i % 8 >= left && i % 8 < left + width;
+      images[n * TEST_PIXELS + i] = (uint8_t)((in ? 200 : 40) + test_range(&seed, -30, 30));
+    }
+  }
+  test_write_split(set, "train", TEST_TRAIN_IMAGES, images, NULL);
+  test_write_split(set, "test", TEST_TEST_IMAGES, images, NULL);
 }
 
 /* net.qnet with this `quantize` declaration (may be empty) and these settings of the recipe. */
@@ -71,24 +90,21 @@ static inline void test_write_net(const char *quantize, const char *settings) {
   test_write_text("net.qnet", text);
 }
 
-/* `qnetc train net.qnet --data=SET -o OUT.safetensors OPTIONS...`, where options are separated by
- * spaces and @ stands for the test's directory. What is reported goes to *reports (to be freed). */
-static inline qnet_status test_train_with(const qnet_allocator *a, const char *set, const char *out,
-                                          const char *options, char **reports) {
+/* Splits `command`, where @ stands for the test's directory, at its spaces and runs it. What is
+ * reported goes to *reports (to be freed). */
+static inline qnet_status test_verb_with(const qnet_allocator *a, const char *command,
+                                         qnet_status (*verb)(qnet_session *), char **reports) {
   static char words[4096];
   char *argv[TEST_MAX_ARGUMENTS + 1], *to = words;
   int argc = 0;
-  to += snprintf(words, 2000,
-                 "qnetc train %s/net.qnet --data=%s/%s -o %s/%s.safetensors --threads=1 ",
-                 directory, directory, set, directory, out);
-  for (const char *c = options; *c != '\0'; c++)
+  for (const char *c = command; *c != '\0'; c++)
     to += *c == '@' ? sprintf(to, "%s", directory) : sprintf(to, "%c", *c);
   for (char *w = strtok(words, " "); w != NULL && argc < TEST_MAX_ARGUMENTS; w = strtok(NULL, " "))
     argv[argc++] = w;
   argv[argc] = NULL;
   qnet_session s = {.allocator = a, .diag = qnet_diag_create(qnet_allocator_system())};
   qnet_status status = qnet_options_parse(argc, argv, &s.options, s.diag);
-  if (status == QNET_OK) status = qnet_verb_train(&s);
+  if (status == QNET_OK) status = verb(&s);
   size_t size = 0;
   FILE *f = open_memstream(reports, &size);
   assert_non_null(f);
@@ -96,6 +112,21 @@ static inline qnet_status test_train_with(const qnet_allocator *a, const char *s
   fclose(f);
   qnet_diag_destroy(s.diag);
   return status;
+}
+
+static inline qnet_status test_verb(const char *command, qnet_status (*verb)(qnet_session *),
+                                    char **reports) {
+  return test_verb_with(qnet_allocator_system(), command, verb, reports);
+}
+
+/* `qnetc train net.qnet --data=SET -o OUT.safetensors OPTIONS`. */
+static inline qnet_status test_train_with(const qnet_allocator *a, const char *set, const char *out,
+                                          const char *options, char **reports) {
+  char command[1000];
+  snprintf(command, sizeof command,
+           "qnetc train @/net.qnet --data=@/%s -o @/%s.safetensors --threads=1 %s", set, out,
+           options);
+  return test_verb_with(a, command, qnet_verb_train, reports);
 }
 
 static inline qnet_status test_train(const char *set, const char *out, const char *options,
@@ -151,6 +182,33 @@ static inline float test_value(const char *out, const char *name) {
   const float x = *(const float *)b->data;
   qnet_blob_release(b);
   return x;
+}
+
+/* How many test images of a labelled set OUT.safetensors tells right, as deployed. */
+static inline int test_correct(const char *set, const char *out, const char *options) {
+  char command[1000], *reports;
+  snprintf(command, sizeof command,
+           "qnetc eval @/net.qnet --data=@/%s --weights=@/%s.safetensors --engine=quant "
+           "--threads=1 --predictions=@/predictions %s",
+           set, out, options);
+  if (test_verb(command, qnet_verb_eval, &reports) != QNET_OK) fail_msg("%s", reports);
+  free(reports);
+  FILE *predictions = fopen(in_directory("predictions"), "r"), *labels;
+  char path[100];
+  snprintf(path, sizeof path, "%s/y_test.npy", set);
+  labels = fopen(in_directory(path), "rb");
+  assert_true(predictions != NULL && labels != NULL);
+  assert_int_equal(fseek(labels, -TEST_TEST_IMAGES * (long)sizeof(int32_t), SEEK_END), 0);
+  int correct = 0, predicted, count = 0;
+  int32_t label;
+  for (; fscanf(predictions, "%d", &predicted) == 1; count++) {
+    assert_int_equal(fread(&label, sizeof label, 1, labels), 1);
+    correct += predicted == label;
+  }
+  fclose(predictions);
+  fclose(labels);
+  assert_int_equal(count, TEST_TEST_IMAGES);
+  return correct;
 }
 
 #endif

@@ -289,8 +289,31 @@ static void random_parts_are_in_bounds(void **state) {
 
 #define IN_EMPTY_DIRECTORY(test) cmocka_unit_test_setup(test, clear_directory)
 
+/* Images are enough where labels are not asked for; those that are there become 0. */
+static void loads_without_labels(void **state) {
+  (void)state;
+  uint8_t bytes[200];
+  qnet_dataset_request request = request_for(directory, QNET_SPLIT_TRAIN);
+  request.unlabelled = true;
+  write_set(false);
+  for (int lacking = 0; lacking < 2; lacking++) {
+    qnet_dataset set;
+    if (lacking) {
+      clear_directory(NULL);
+      write_bytes("train-images-idx3-ubyte", false, bytes, images_file(bytes));
+      expect_refusal(directory, QNET_SPLIT_TRAIN, "holds no train-labels-idx1-ubyte");
+    }
+    assert_int_equal(qnet_dataset_load(qnet_allocator_system(), &request, &set, NULL), QNET_OK);
+    assert_true(set.count == COUNT && set.classes == 1);
+    for (int i = 0; i < COUNT; i++)
+      assert_int_equal(set.labels[i], 0);
+    qnet_dataset_free(&set);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test_setup(loads_without_labels, clear_directory),
       IN_EMPTY_DIRECTORY(loads_plain_and_packed),
       IN_EMPTY_DIRECTORY(classes_are_those_of_both_splits),
       IN_EMPTY_DIRECTORY(refuses_what_does_not_fit),

@@ -209,7 +209,8 @@ static void refuses_what_does_not_fit(void **state) {
   expect_refusal(directory, QNET_SPLIT_TEST, "test: error: holds 0 images");
   make("test/b");
   expect_refusal(directory, QNET_SPLIT_TEST, "test/b is no class: train/ has no such directory");
-  const qnet_dataset_request request = {directory, QNET_SPLIT_TRAIN, SIDE, SIDE, 2};
+  const qnet_dataset_request request = {
+      .name = directory, .split = QNET_SPLIT_TRAIN, .height = SIDE, .width = SIDE, .channels = 2};
   qnet_dataset set;
   assert_int_equal(qnet_dataset_load(qnet_allocator_system(), &request, &set, NULL), QNET_ERROR);
 }

@@ -99,7 +99,7 @@ static bool train_failing(const char *stem, uint64_t n) {
 
 static int make_runs(void **state) {
   if (make_directory(state) != 0) return -1;
-  test_write_set("set", 1, true);
+  test_write_set("set");
   test_write_net("quantize lqnets(weights = 2, activations = 2) except first = 8, last", "");
   assert_true(train_failing("whole", 0));
   /* A run that ended after some steps. */

@@ -3,7 +3,7 @@
 
 static int prepare(void **state) {
   clear_directory(state);
-  test_write_set("waves", 1, true);
+  test_write_set("waves");
   return 0;
 }
 
@@ -135,6 +135,109 @@ static void test_statistics(void **state) {
   assert_true(fabsf(test_value("out", "bn1.running_var") - var) < 1e-3f * var);
 }
 
+static void same_tensor(const char *a, const char *b, const char *name) {
+  qnet_blob *x = test_tensor(a, name), *y = test_tensor(b, name);
+  if (!qnet_blob_equal(x, y)) fail_msg("'%s' of %s is not that of %s", name, a, b);
+  qnet_blob_release(x);
+  qnet_blob_release(y);
+}
+
+static void same_weights(const char *a, const char *b) {
+  static const char *const names[] = {"conv1.weight", "conv2.weight",  "conv3.weight", "bn1.weight",
+                                      "bn1.bias",     "bn2.weight",    "bn2.bias",     "bn3.weight",
+                                      "bn3.bias",     "dense1.weight", "dense1.bias"};
+  for (int i = 0; i < COUNT(names); i++)
+    same_tensor(a, b, names[i]);
+}
+
+static bool learned(const char *name) {
+  qnet_blob *x = test_tensor("one", name), *y = test_tensor("more", name);
+  const bool same = qnet_blob_equal(x, y);
+  qnet_blob_release(x);
+  qnet_blob_release(y);
+  return !same;
+}
+
+/* Trains the quantizers of f32.safetensors alone, on a set, for one epoch and for some. */
+static void train_quantizers(const char *methods, const char *set, const char *options) {
+  char all[300];
+  snprintf(all, sizeof all,
+           "--train=quantizers --init=@/f32.safetensors --quantizer=%s %s --epochs=", methods,
+           options);
+  strcat(all, "1");
+  test_must_train(set, "one", all);
+  all[strlen(all) - 1] = '3';
+  test_must_train(set, "more", all);
+  same_weights("f32", "one");
+  same_weights("f32", "more");
+  assert_true(learned("conv2.input_quantizer.param"));
+}
+
+static double correct_of(const char *out) {
+  char metrics[MAX_METRICS];
+  read_metrics(out, metrics);
+  return last_metric(metrics, "\"test_correct\": ");
+}
+
+static void prepare_f32(void) {
+  test_write_net("quantize lsq(weights = 3, activations = 3) except first, last", "");
+  test_must_train("waves", "f32", "--quantizer=none --epochs=8");
+  assert_true(correct_of("f32") > 0.9 * TEST_TEST_IMAGES);
+}
+
+/* Every weight stays, to the byte; intervals, steps and levels learn. */
+static void test_quantizers_alone(void **state) {
+  (void)state;
+  static const char *const methods[] = {"lqnets", "lsq", "qil", "lcq", "dq", "apot", "dorefa/pact"};
+  prepare_f32();
+  for (int i = 0; i < COUNT(methods); i++) {
+    train_quantizers(methods[i], "waves", "");
+    print_message("%s: %g of %d\n", methods[i], correct_of("more"), TEST_TEST_IMAGES);
+    assert_true(correct_of("more") > 0.8 * TEST_TEST_IMAGES);
+  }
+  assert_true(learned("conv3.input_quantizer.param"));
+}
+
+/* On images of another kind, without labels: the f32 network says what is right, and the running
+ * statistics are not those of foreign images. */
+static void test_foreign_images(void **state) {
+  (void)state;
+  prepare_f32();
+  test_write_foreign("foreign");
+  train_quantizers("qil", "foreign", "--no-labels");
+  for (int i = 1; i <= 3; i++) {
+    char name[32];
+    snprintf(name, sizeof name, "bn%d.running_var", i);
+    same_tensor("f32", "more", name);
+  }
+  /* `correct` is how often both say the same; what counts is the network's own task. */
+  const int correct = test_correct("waves", "more", "--quantizer=qil");
+  print_message("agree: %g, correct: %d of %d\n", correct_of("more"), correct, TEST_TEST_IMAGES);
+  assert_true(correct_of("more") > 0.8 * TEST_TEST_IMAGES);
+  assert_true(correct > 0.8 * TEST_TEST_IMAGES);
+  char *reports;
+  assert_int_not_equal(test_train("foreign", "failed", "--init=@/f32.safetensors", &reports),
+                       QNET_OK);
+  assert_non_null(strstr(reports, "y_train.npy"));
+  free(reports);
+}
+
+static void test_quantizers_alone_refused(void **state) {
+  (void)state;
+  test_write_net("quantize lsq(weights = 2, activations = 2) except first, last", "");
+  test_must_fail("waves", "--train=quantizers", "say which with --init", "error");
+  test_must_fail("waves", "--train=quantizers --init=@/x --quantizer=none", "no quantizers",
+                 "error");
+  test_must_fail("waves", "--train=quantizers --init=@/x --quantizer=dorefa",
+                 "'dorefa' has nothing to learn", "error");
+  test_must_fail("waves", "--train=levels", "not 'levels'", "error");
+  test_must_fail("waves", "--no-labels", "add --distill=", "error");
+  test_write_net("quantize lsq(weights = 2, activations = 2) except first, last",
+                 "bits = progressive(32, 2)");
+  test_must_fail("waves", "--train=quantizers --init=@/x",
+                 "net.qnet:11:22: error: a stage of f32 has no quantizers", "^~");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup(test_quantizer_rate, prepare),
@@ -143,6 +246,9 @@ int main(void) {
       cmocka_unit_test_setup(test_best_of_stage, prepare),
       cmocka_unit_test_setup(test_progressive_refused, prepare),
       cmocka_unit_test_setup(test_statistics, prepare),
+      cmocka_unit_test_setup(test_quantizers_alone, prepare),
+      cmocka_unit_test_setup(test_foreign_images, prepare),
+      cmocka_unit_test_setup(test_quantizers_alone_refused, prepare),
   };
   return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }
