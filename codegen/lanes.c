@@ -150,7 +150,7 @@ QNET_SIMD_DISPATCH(pick_and_sum,
                     lane_sums *out),
                    (s, base, x, n, y, out))
 
-static double add_lanes(const float *lane) {
+double qnet_lanes_add(const float *lane) {
   double sum = 0;
   for (int j = 0; j < LANES; j++)
     sum += (double)lane[j];
@@ -163,7 +163,7 @@ static void sum_all(const qnet_lane_table *t, const float *x, int64_t n, float *
     const slots s = slots_of(t, first);
     pick_and_sum(&s, first == 0 ? t->value : NULL, x, n, y, &sums);
     for (int k = 0; k < SLOTS; k++) {
-      a->sum[first + k] += add_lanes(sums.sum[k]);
+      a->sum[first + k] += qnet_lanes_add(sums.sum[k]);
       for (int j = 0; j < LANES; j++)
         a->count[first + k] += sums.count[k][j];
     }
@@ -246,8 +246,8 @@ static void weigh_all(const qnet_lane_table *t, const float *x, const float *dy,
     else
       weigh_two(&s, x, dy, n, &sums);
     for (int k = 0; k < width; k++) {
-      a->sum[first + k] += add_lanes(sums.sum[k]);
-      a->product[first + k] += add_lanes(sums.product[k]);
+      a->sum[first + k] += qnet_lanes_add(sums.sum[k]);
+      a->product[first + k] += qnet_lanes_add(sums.product[k]);
     }
   }
 }

@@ -16,6 +16,8 @@ typedef struct qnet_lane_table {
   const float *bound, *value;
 } qnet_lane_table;
 
+/* The sum of the lanes, in order. */
+double qnet_lanes_add(const float *lane);
 /* y = value[rank]. x and y must not overlap. */
 void qnet_lanes_pick(const qnet_lane_table *t, const float *x, int64_t n, float *y);
 /* The same; adds to count and sum the number and the sum of x by rank. */

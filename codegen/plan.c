@@ -177,11 +177,11 @@ static void run_range(void *context, size_t begin, size_t end) {
                                  .tile = tile};
   const qnet_plan_step *s = g->first;
   for (int i = 0; i < g->count;) {
-    const int steps = s->loop != NULL ? qnet_plan_loop_steps(s->loop) : 1;
-    if (s->loop != NULL)
-      qnet_plan_run_loop(s->loop, &range);
-    else
+    int steps = s->loop != NULL ? qnet_plan_run_loop(s->loop, &range) : 0;
+    if (steps == 0) {
       run_step(s, &range);
+      steps = 1;
+    }
     i += steps;
     for (int k = 0; k < steps; k++)
       s = s->next;
@@ -190,8 +190,10 @@ static void run_range(void *context, size_t begin, size_t end) {
 
 static void run_rows(qnet_plan_group *g) {
   const qnet_plan_step *s = g->first;
-  for (int i = 0; i < g->count; i++, s = s->next)
+  for (int i = 0; i < g->count; i++, s = s->next) {
     if (s->kernel->begin != NULL) s->kernel->begin(s);
+    if (s->loop != NULL) qnet_plan_begin_loop(s->loop);
+  }
   qnet_parallel_for((size_t)g->rows, (size_t)g->grain, run_range, g);
   s = g->first;
   for (int i = 0; i < g->count; i++, s = s->next)

@@ -1,6 +1,7 @@
 /* Which row kernels become loops, the compilation of all of a plan's loops at once (equal ones one
  * time), and their run. */
 #include "codegen/plan_fuse.h"
+#include "codegen/lanes.h"
 #include "ir/verify.h"
 #include "support/strbuf.h"
 #include <inttypes.h>
@@ -74,8 +75,18 @@ static bool is_floats(const qnet_plan_step *s, const qnet_plan_value *v) {
   return v->type->dtype == QNET_F32 && qnet_type_elements(v->type) == s->rows * s->width;
 }
 
-static bool can_emit(const qnet_plan_step *s) {
-  if (s->kernel->emit == NULL || s->width % LEAST_LANES != 0) return false;
+static int lane_sums_of(const qnet_plan_step *s) {
+  return s->kernel->lane_sums != NULL ? s->kernel->lane_sums(s) : 0;
+}
+
+/* widest: lanes of the machine. Lane sums follow the elements in order: all channels of a row must
+ * be at hand at once. */
+static bool can_emit(const qnet_plan_step *s, int widest) {
+  const qnet_plan_kernel *k = s->kernel;
+  if (k->emit == NULL || s->width % LEAST_LANES != 0) return false;
+  if (k->can_emit != NULL && !k->can_emit(s)) return false;
+  if (lane_sums_of(s) > 0 && (s->width % QNET_LANES != 0 || s->width > QNET_FUSE_VECTORS * widest))
+    return false;
   for (int k = 0; k < s->in_count; k++)
     if (has_bit(s->kernel->row_in, k) && !is_floats(s, s->in[k])) return false;
   for (int k = 0; k < s->out_count; k++)
@@ -84,13 +95,31 @@ static bool can_emit(const qnet_plan_step *s) {
   return true;
 }
 
-static bool can_extend(const qnet_plan_loop *l, const qnet_plan_step *s, int sums) {
-  enum { PER_STEP = QNET_PLAN_MAX_IN + QNET_PLAN_MAX_OUT + 2 };
-  if (s == NULL || s->group != l->first->group || !can_emit(s)) return false;
+/* Carried vectors of a step. */
+static int carried_of(const qnet_plan_loop *l, const qnet_plan_step *s) {
+  return s->kernel->sums * l->vectors + lane_sums_of(s) * QNET_LANES / l->lanes;
+}
+
+/* With state and partial result. */
+static int most_bindings(const qnet_plan_step *s) {
+  return s->in_count + s->out_count + 2;
+}
+
+static bool can_extend(const qnet_plan_loop *l, const qnet_plan_step *s, int widest, int carried) {
+  if (s == NULL || s->group != l->first->group || !can_emit(s, widest)) return false;
   if (s->width != l->first->width || l->steps >= QNET_FUSE_STEPS) return false;
-  if (sums + s->kernel->sums > QNET_FUSE_SUMS) return false;
-  if (1 + (l->steps + 1) * PER_STEP > QNET_FUSE_BUFFERS) return false;
+  if (carried + carried_of(l, s) > QNET_FUSE_CARRIED) return false;
+  if (l->lane_sums + lane_sums_of(s) > QNET_FUSE_LANE_SUMS) return false;
+  if (l->most_bindings + most_bindings(s) > QNET_FUSE_BUFFERS) return false;
   return !s->kernel->from_memory || !makes(l, s->in[0]);
+}
+
+static int vectors_of(int64_t width, int lanes) {
+  const int64_t all = width / lanes;
+  int n = all < QNET_FUSE_VECTORS ? (int)all : QNET_FUSE_VECTORS;
+  while (all % n != 0)
+    n--;
+  return n;
 }
 
 static int lanes_of(int64_t width, int widest) {
@@ -100,17 +129,22 @@ static int lanes_of(int64_t width, int widest) {
   return lanes;
 }
 
-static void find_loop(qnet_plan_loop *l, const qnet_plan_step *first, int lanes) {
-  *l = (qnet_plan_loop){.first = first, .lanes = lanes_of(first->width, lanes)};
-  int sums = 0;
-  for (const qnet_plan_step *s = first; can_extend(l, s, sums); s = s->next) {
+static void find_loop(qnet_plan_loop *l, const qnet_plan_step *first, int widest) {
+  *l = (qnet_plan_loop){.first = first, .lanes = lanes_of(first->width, widest)};
+  l->most_bindings = 2; /* count and lanes */
+  l->vectors = vectors_of(first->width, l->lanes);
+  int carried = 0;
+  for (const qnet_plan_step *s = first; can_extend(l, s, widest, carried); s = s->next) {
     l->steps++;
-    sums += s->kernel->sums;
+    l->lane_sums += lane_sums_of(s);
+    l->most_bindings += most_bindings(s);
+    carried += carried_of(l, s);
   }
   bind(l, QNET_BIND_COUNT, NULL, NULL);
   const qnet_plan_step *s = first;
   for (int i = 0; i < l->steps; i++, s = s->next)
     bind_step(l, s);
+  if (l->lane_sums > 0) bind(l, QNET_BIND_LANES, NULL, NULL);
 }
 
 /* ---- equal loops ------------------------------------------------------------------------------*/
@@ -191,10 +225,14 @@ static qnet_status name_loop(fusion *f, qnet_plan_loop *l, qnet_diag *d) {
 static qnet_status find_loops(fusion *f, qnet_diag *d) {
   for (qnet_plan_step *s = f->plan->first, *after; s != NULL; s = after) {
     after = s->next;
-    if (f->plan->group[s->group].rows == 0 || !can_emit(s)) continue;
+    if (f->plan->group[s->group].rows == 0 || !can_emit(s, f->lanes)) continue;
     qnet_plan_loop *l = s->loop = qnet_arena_alloc(&f->plan->arena, sizeof *l);
     if (l == NULL) return qnet_out_of_memory(d);
     find_loop(l, s, f->lanes);
+    if (l->steps == 0) { /* too many sums */
+      s->loop = NULL;
+      continue;
+    }
     l->rows = f->plan->group[s->group].grain;
     for (int i = 1; i < l->steps; i++)
       after = after->next;
@@ -230,23 +268,42 @@ qnet_status qnet_plan_fuse(qnet_plan *p, qnet_diag *d) {
 
 /* ---- the run ----------------------------------------------------------------------------------*/
 
-static const void *address_of(const qnet_binding *b, const qnet_plan_range *r) {
+static const void *address_of(const qnet_binding *b, const qnet_plan_range *r, const float *lanes) {
   switch (b->kind) {
   case QNET_BIND_COUNT: return &r->count;
   case QNET_BIND_ROWS: return qnet_plan_row(b->value, b->step, r);
   case QNET_BIND_WHOLE: return b->value->data;
   case QNET_BIND_STATE: return b->step->state;
+  case QNET_BIND_LANES: return lanes;
   default: return b->step->partial + b->step->partial_bytes * r->number;
   }
 }
 
-void qnet_plan_run_loop(const qnet_plan_loop *l, const qnet_plan_range *r) {
-  void *buffer[QNET_FUSE_BUFFERS];
-  for (int i = 0; i < l->binding_count; i++)
-    buffer[i] = (void *)(uintptr_t)address_of(&l->binding[i], r);
-  l->run(buffer);
+static void collect(const qnet_plan_loop *l, const qnet_plan_range *r, const float *lanes) {
+  const qnet_plan_step *s = l->first;
+  for (int i = 0; i < l->steps; i++, s = s->next) {
+    if (lane_sums_of(s) == 0) continue;
+    char *partial = s->partial + s->partial_bytes * r->number;
+    memset(partial, 0, s->partial_bytes);
+    s->kernel->collect(s, lanes, &(qnet_plan_rows){.count = r->count, .partial = partial});
+    lanes += lane_sums_of(s) * QNET_LANES;
+  }
 }
 
-int qnet_plan_loop_steps(const qnet_plan_loop *l) {
+void qnet_plan_begin_loop(qnet_plan_loop *l) {
+  l->ready = true;
+  const qnet_plan_step *s = l->first;
+  for (int i = 0; i < l->steps; i++, s = s->next)
+    l->ready = l->ready && (s->kernel->ready == NULL || s->kernel->ready(s));
+}
+
+int qnet_plan_run_loop(const qnet_plan_loop *l, const qnet_plan_range *r) {
+  if (!l->ready) return 0;
+  void *buffer[QNET_FUSE_BUFFERS];
+  _Alignas(64) float lanes[QNET_FUSE_LANE_SUMS * QNET_LANES];
+  for (int i = 0; i < l->binding_count; i++)
+    buffer[i] = (void *)(uintptr_t)address_of(&l->binding[i], r, lanes);
+  l->run(buffer);
+  if (l->lane_sums > 0) collect(l, r, lanes);
   return l->steps;
 }

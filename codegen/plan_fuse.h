@@ -13,8 +13,9 @@
 enum {
   QNET_FUSE_VECTORS = 4, /* of channels that a row of the loop takes at once */
   QNET_FUSE_STEPS = 12,
-  QNET_FUSE_SUMS = 4, /* of all steps of a loop */
-  QNET_FUSE_BUFFERS = 40
+  QNET_FUSE_CARRIED = 24, /* vectors of sums that a loop carries */
+  QNET_FUSE_LANE_SUMS = 24,
+  QNET_FUSE_BUFFERS = 48
 };
 
 /* What an argument of a loop points at. */
@@ -24,6 +25,7 @@ typedef enum {
   QNET_BIND_WHOLE,   /* a value */
   QNET_BIND_STATE,   /* the step's floats, one row of channels each */
   QNET_BIND_PARTIAL, /* the range's partial result of the step, likewise */
+  QNET_BIND_LANES,   /* float[][16]: lane sums of all steps */
 } qnet_binding_kind;
 
 typedef struct qnet_binding {
@@ -35,9 +37,11 @@ typedef struct qnet_binding {
 struct qnet_plan_loop {
   const qnet_plan_step *first;
   int steps;
-  int64_t rows; /* of a range */
-  int lanes;
-  int binding_count;
+  int64_t rows;       /* of a range */
+  int lanes, vectors; /* of a vector; of a block of channels */
+  int lane_sums;      /* of all steps */
+  bool ready;
+  int binding_count, most_bindings;
   qnet_binding binding[QNET_FUSE_BUFFERS];
   char *name;
   qnet_loop_function run;
@@ -71,5 +75,7 @@ qnet_value *qnet_fuse_choose(qnet_fuse *f, qnet_value *a, qnet_value *b, qnet_va
  * of the range (kernels with `from_memory`), which is put into a slot behind the sums. */
 void qnet_fuse_sum(qnet_fuse *f, int slot, qnet_value *v);
 qnet_value *qnet_fuse_first_row(qnet_fuse *f, int operand, int slot);
+/* Lane sum `index` of the step: element i of the range goes to lane i % 16. */
+void qnet_fuse_lane_sum(qnet_fuse *f, int index, qnet_value *v);
 
 #endif

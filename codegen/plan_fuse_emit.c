@@ -9,8 +9,9 @@
 #include <string.h>
 
 enum {
-  SLOTS = 8, /* rows of states and partial results at most */
-  MEMO = QNET_FUSE_VECTORS * (QNET_FUSE_STEPS * QNET_PLAN_MAX_IN + QNET_FUSE_SUMS)
+  SLOTS = 8,  /* rows of states and partial results at most */
+  LANES = 16, /* of lane sums */
+  MEMO = QNET_FUSE_VECTORS * QNET_FUSE_STEPS * (QNET_PLAN_MAX_IN + QNET_PLAN_MAX_OUT)
 };
 
 /* A vector that exists already: of a value in the body, of a factor in the head. */
@@ -31,12 +32,12 @@ struct qnet_fuse {
   int64_t width;
   int vectors;
   const qnet_plan_step *step; /* whose code is being made, for this vector */
-  int vector, first_sum;
+  int vector, first_sum, first_lane_sum;
   qnet_value *row, *zero, *column[QNET_FUSE_VECTORS];
   memo known[MEMO];
   int known_count;
-  qnet_value *sum[QNET_FUSE_SUMS * QNET_FUSE_VECTORS];
-  int sums;
+  qnet_value *sum[QNET_FUSE_CARRIED]; /* of channels, vector by vector; then of lanes */
+  int sums, carried;
 };
 
 /* ---- building ---------------------------------------------------------------------------------*/
@@ -156,6 +157,17 @@ void qnet_fuse_sum(qnet_fuse *f, int slot, qnet_value *v) {
   *sum = qnet_fuse_arithmetic(f, QNET_OP_LOOP_FADD, *sum, v);
 }
 
+/* Vectors that hold the lanes of one sum, and the one that this vector of channels belongs to. */
+static int parts_of(const qnet_fuse *f) {
+  return LANES / f->loop->lanes;
+}
+
+void qnet_fuse_lane_sum(qnet_fuse *f, int index, qnet_value *v) {
+  const int parts = parts_of(f), first = f->sums * f->vectors;
+  qnet_value **sum = &f->sum[first + (f->first_lane_sum + index) * parts + f->vector % parts];
+  *sum = qnet_fuse_arithmetic(f, QNET_OP_LOOP_FADD, *sum, v);
+}
+
 qnet_value *qnet_fuse_first_row(qnet_fuse *f, int operand, int slot) {
   const qnet_plan_loop *l = f->loop;
   qnet_value *from =
@@ -171,8 +183,8 @@ qnet_value *qnet_fuse_first_row(qnet_fuse *f, int operand, int slot) {
 /* loop.for with the values carried, of one type; the builder of its body in *body. */
 static qnet_op *begin_loop(qnet_fuse *f, qnet_builder *b, qnet_value *end, int64_t step,
                            qnet_value *const *carried, int count, qnet_builder *body) {
-  qnet_value *in[2 + QNET_FUSE_SUMS * QNET_FUSE_VECTORS] = {f->zero, end};
-  const qnet_type *type[1 + QNET_FUSE_SUMS * QNET_FUSE_VECTORS] = {f->index};
+  qnet_value *in[2 + QNET_FUSE_CARRIED] = {f->zero, end};
+  const qnet_type *type[1 + QNET_FUSE_CARRIED] = {f->index};
   for (int i = 0; i < count; i++) {
     in[2 + i] = carried[i];
     type[1 + i] = f->lanes;
@@ -189,11 +201,13 @@ static qnet_op *begin_loop(qnet_fuse *f, qnet_builder *b, qnet_value *end, int64
 /* All steps for all vectors of the block, in one row. */
 static void emit_row(qnet_fuse *f) {
   for (f->vector = 0; f->vector < f->vectors; f->vector++) {
-    f->first_sum = 0;
+    f->first_sum = f->first_lane_sum = 0;
     f->step = f->loop->first;
     for (int i = 0; i < f->loop->steps; i++, f->step = f->step->next) {
       f->step->kernel->emit(f, f->step);
       f->first_sum += f->step->kernel->sums;
+      if (f->step->kernel->lane_sums != NULL)
+        f->first_lane_sum += f->step->kernel->lane_sums(f->step);
     }
   }
 }
@@ -208,6 +222,11 @@ static void store_sums(qnet_fuse *f, qnet_builder *b, qnet_op *rows) {
         store(b, qnet_op_result(rows, at++), argument(f, to), constant(b, f->index, slot),
               f->column[v]);
       }
+  qnet_value *lanes = argument(f, qnet_plan_loop_find(f->loop, QNET_BIND_LANES, NULL, NULL));
+  for (int i = 0; i < f->loop->lane_sums; i++)
+    for (int part = 0; part < parts_of(f); part++)
+      store(b, qnet_op_result(rows, at++), lanes, constant(b, f->index, i),
+            constant(b, f->index, (int64_t)part * f->loop->lanes));
 }
 
 static qnet_value *add_index(qnet_fuse *f, qnet_builder *b, qnet_value *base, int64_t offset) {
@@ -224,19 +243,18 @@ static void emit_block(qnet_fuse *f, qnet_builder *b, qnet_value *base) {
     f->column[v] = add_index(f, b, base, (int64_t)v * f->loop->lanes);
   f->known_count = 0;
   f->head = *b;
-  qnet_value *nothing = f->sums > 0 ? qnet_fuse_number(f, 0) : NULL;
+  qnet_value *nothing = f->carried > 0 ? qnet_fuse_number(f, 0) : NULL;
   *b = f->head;
-  const int carried = f->sums * f->vectors;
-  for (int i = 0; i < carried; i++)
+  for (int i = 0; i < f->carried; i++)
     f->sum[i] = nothing;
-  qnet_op *rows = begin_loop(f, b, end, 1, f->sum, carried, &f->body);
+  qnet_op *rows = begin_loop(f, b, end, 1, f->sum, f->carried, &f->body);
   if (rows == NULL) return;
   f->head = qnet_builder_before(f->m, rows);
   f->row = &rows->region[0]->arg[0];
-  for (int i = 0; i < carried; i++)
+  for (int i = 0; i < f->carried; i++)
     f->sum[i] = &rows->region[0]->arg[1 + i];
   emit_row(f);
-  qnet_build_yield(&f->body, f->sum, carried);
+  qnet_build_yield(&f->body, f->sum, f->carried);
   store_sums(f, b, rows);
 }
 
@@ -260,22 +278,16 @@ static void emit_blocks(qnet_fuse *f) {
 
 static const qnet_type *argument_type(const qnet_fuse *f, const qnet_binding *b) {
   const int64_t rows[] = {f->loop->rows, f->width}, slots[] = {SLOTS, f->width}, one = 1;
+  const int64_t lanes[] = {QNET_FUSE_LANE_SUMS, LANES};
   switch (b->kind) {
   case QNET_BIND_COUNT: return qnet_type_buffer(f->m, QNET_I64, 1, &one);
   case QNET_BIND_ROWS: return qnet_type_buffer(f->m, b->value->type->dtype, 2, rows);
   case QNET_BIND_WHOLE:
     return qnet_type_buffer(f->m, b->value->type->dtype, 2,
                             (int64_t[]){1, qnet_type_elements(b->value->type)});
+  case QNET_BIND_LANES: return qnet_type_buffer(f->m, QNET_F32, 2, lanes);
   default: return qnet_type_buffer(f->m, QNET_F32, 2, slots);
   }
-}
-
-static int choose_vectors(const qnet_fuse *f) {
-  const int64_t all = f->width / f->loop->lanes;
-  int n = all < QNET_FUSE_VECTORS ? (int)all : QNET_FUSE_VECTORS;
-  while (all % n != 0)
-    n--;
-  return n;
 }
 
 qnet_status qnet_plan_loop_emit(const qnet_plan_loop *l, qnet_module *m, qnet_diag *d) {
@@ -287,10 +299,11 @@ qnet_status qnet_plan_loop_emit(const qnet_plan_loop *l, qnet_module *m, qnet_di
   if (f.function == NULL) return qnet_out_of_memory(d);
   f.index = qnet_type_scalar(m, QNET_I64);
   f.lanes = qnet_type_vector(m, QNET_F32, l->lanes);
-  f.vectors = choose_vectors(&f);
+  f.vectors = l->vectors;
   const qnet_plan_step *s = l->first;
   for (int i = 0; i < l->steps; i++, s = s->next)
     f.sums += s->kernel->sums;
+  f.carried = f.sums * f.vectors + l->lane_sums * LANES / l->lanes;
   emit_blocks(&f);
   return m->failed ? qnet_out_of_memory(d) : QNET_OK;
 }

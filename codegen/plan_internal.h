@@ -17,7 +17,7 @@
 enum {
   QNET_PLAN_MAX_IN = 8,
   QNET_PLAN_MAX_OUT = 4,
-  QNET_PLAN_RANGE = 4096,          /* elements of a value that a range of rows aims at */
+  QNET_PLAN_RANGE = 8192,          /* elements of a value that a range of rows aims at */
   QNET_PLAN_TILE_BYTES = 96 * 1024 /* of all values inside a group, for one range */
 };
 
@@ -65,6 +65,12 @@ typedef struct qnet_plan_kernel {
   void (*emit)(qnet_fuse *f, const qnet_plan_step *s);
   int sums;
   bool from_memory;
+  /* Sums in 16 fixed lanes (codegen/lanes.h): how many, and what makes the partial result of them.
+   * can_emit: NULL means always; ready, asked before each run: may the loop do it this time? */
+  int (*lane_sums)(const qnet_plan_step *s);
+  void (*collect)(const qnet_plan_step *s, const float *lanes, const qnet_plan_rows *r);
+  bool (*can_emit)(const qnet_plan_step *s);
+  bool (*ready)(const qnet_plan_step *s);
   /* Allocates s->state in the plan's arena; frees what is not memory. Both may be NULL. */
   qnet_status (*prepare)(qnet_plan *p, qnet_plan_step *s, qnet_diag *d);
   void (*destroy)(qnet_plan_step *s);
@@ -130,8 +136,10 @@ typedef struct qnet_plan_range {
 } qnet_plan_range;
 /* Where the range has its rows of a value of the step. */
 char *qnet_plan_row(const qnet_plan_value *v, const qnet_plan_step *s, const qnet_plan_range *r);
-void qnet_plan_run_loop(const qnet_plan_loop *l, const qnet_plan_range *r);
-int qnet_plan_loop_steps(const qnet_plan_loop *l);
+/* Asks the steps whether the loop can do them this time. */
+void qnet_plan_begin_loop(qnet_plan_loop *l);
+/* Runs the loop and returns its number of steps; 0: it cannot this time. */
+int qnet_plan_run_loop(const qnet_plan_loop *l, const qnet_plan_range *r);
 
 /* plan.c: runs one group. Symbols are bound. */
 qnet_status qnet_plan_run_group(qnet_plan *p, int index, qnet_diag *d);

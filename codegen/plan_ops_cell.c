@@ -8,7 +8,7 @@
  * that change inside a cell: each element's cell is searched. Ranges are added up in f64 and in
  * order. */
 #include "codegen/lanes.h"
-#include "codegen/plan_internal.h"
+#include "codegen/plan_fuse.h"
 #include "support/simd.h"
 #include <math.h>
 #include <string.h>
@@ -144,8 +144,59 @@ static void finish_one_table(const qnet_plan_step *s) {
   }
 }
 
+/* As code: few cells, in each of which the slope is level. */
+enum { FEW_IN_CODE = 8 };
+
+static int cell_count(const qnet_plan_step *s) {
+  return (int)s->in[2]->type->dim[1];
+}
+
+static bool has_few_cells(const qnet_plan_step *s) {
+  return cell_count(s) <= FEW_IN_CODE;
+}
+
+static bool is_level_now(const qnet_plan_step *s) {
+  return is_level(&(cell_table){.n = cell_count(s), .tilt = (const float *)s->in[3]->data});
+}
+
+/* Sums of dy above each bound, the first is -inf; then those of dy x. */
+static int cell_lane_sums(const qnet_plan_step *s) {
+  return 2 * cell_count(s);
+}
+
+static void emit_cell_grad(qnet_fuse *f, const qnet_plan_step *s) {
+  const int n = cell_count(s);
+  qnet_value *x = qnet_fuse_in(f, 0), *dy = qnet_fuse_in(f, 4), *zero = qnet_fuse_number(f, 0);
+  qnet_value *product = qnet_fuse_arithmetic(f, QNET_OP_LOOP_FMUL, dy, x);
+  qnet_value *slope = qnet_fuse_element(f, 2, 0);
+  for (int k = 0; k < n; k++) {
+    qnet_value *bound =
+        k == 0 ? qnet_fuse_number(f, -__builtin_inf()) : qnet_fuse_element(f, 1, k - 1);
+    if (k > 0) slope = qnet_fuse_choose(f, x, bound, qnet_fuse_element(f, 2, k), slope);
+    qnet_fuse_lane_sum(f, k, qnet_fuse_choose(f, x, bound, dy, zero));
+    qnet_fuse_lane_sum(f, n + k, qnet_fuse_choose(f, x, bound, product, zero));
+  }
+  qnet_fuse_out(f, 0, qnet_fuse_arithmetic(f, QNET_OP_LOOP_FMUL, dy, slope));
+}
+
+static void collect_cells(const qnet_plan_step *s, const float *lanes, const qnet_plan_rows *r) {
+  const int n = cell_count(s);
+  for (int half = 0; half < 2; half++) {
+    double *sum = (double *)((char *)r->partial + (half == 0 ? 0 : s->out[1]->bytes));
+    const float *of = lanes + half * n * QNET_LANES;
+    for (int k = 0; k < n; k++)
+      sum[k] += qnet_lanes_add(of + k * QNET_LANES) -
+                (k == n - 1 ? 0 : qnet_lanes_add(of + (k + 1) * QNET_LANES));
+  }
+}
+
 const qnet_plan_kernel qnet_plan_cell_grad = {.prepare = prepare_one_table,
                                               .rows = one_table_rows,
+                                              .emit = emit_cell_grad,
+                                              .lane_sums = cell_lane_sums,
+                                              .collect = collect_cells,
+                                              .can_emit = has_few_cells,
+                                              .ready = is_level_now,
                                               .finish = finish_one_table,
                                               .row_in = 17,
                                               .row_out = 1,

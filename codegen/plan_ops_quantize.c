@@ -141,8 +141,59 @@ static qnet_status prepare_one_table(qnet_plan *p, qnet_plan_step *s, qnet_diag 
   return prepare_quantize(p, s, d);
 }
 
+/* As code: few levels, and statistics in the lanes of lanes.h. */
+enum { FEW_IN_CODE = 8 };
+
+static int level_count(const qnet_plan_step *s) {
+  return (int)s->in[2]->type->dim[1];
+}
+
+static bool has_few_levels(const qnet_plan_step *s) {
+  return level_count(s) <= FEW_IN_CODE;
+}
+
+/* Sums above each threshold, the first is -inf; then counts but of the first. */
+static int quantize_lane_sums(const qnet_plan_step *s) {
+  return s->out_count > 2 ? 2 * level_count(s) - 1 : 0;
+}
+
+static void emit_quantize(qnet_fuse *f, const qnet_plan_step *s) {
+  const int n = level_count(s);
+  const bool stats = s->out_count > 2;
+  qnet_value *x = qnet_fuse_in(f, 0), *y = qnet_fuse_element(f, 2, 0);
+  qnet_value *zero = qnet_fuse_number(f, 0), *one = qnet_fuse_number(f, 1);
+  for (int k = 0; k < n; k++) {
+    qnet_value *bound =
+        k == 0 ? qnet_fuse_number(f, -__builtin_inf()) : qnet_fuse_element(f, 1, k - 1);
+    if (k > 0) y = qnet_fuse_choose(f, x, bound, qnet_fuse_element(f, 2, k), y);
+    if (stats) qnet_fuse_lane_sum(f, k, qnet_fuse_choose(f, x, bound, x, zero));
+    if (stats && k > 0) qnet_fuse_lane_sum(f, n + k - 1, qnet_fuse_choose(f, x, bound, one, zero));
+  }
+  qnet_fuse_out(f, 0, y);
+}
+
+static void collect_stats(const qnet_plan_step *s, const float *lanes, const qnet_plan_rows *r) {
+  const int n = level_count(s);
+  const uint8_t *perm = (const uint8_t *)s->in[3]->data;
+  int64_t *count = r->partial, above = r->count * s->width;
+  double *sum = (double *)((char *)r->partial + s->out[2]->bytes), total = qnet_lanes_add(lanes);
+  for (int k = 0; k < n; k++) {
+    const bool last = k == n - 1;
+    const double next = last ? 0 : qnet_lanes_add(lanes + (k + 1) * QNET_LANES);
+    const int64_t counted = last ? 0 : (int64_t)qnet_lanes_add(lanes + (n + k) * QNET_LANES);
+    count[perm[k]] += above - counted;
+    sum[perm[k]] += total - next;
+    above = counted;
+    total = next;
+  }
+}
+
 const qnet_plan_kernel qnet_plan_quantize = {.prepare = prepare_one_table,
                                              .rows = quantize_rows,
+                                             .emit = emit_quantize,
+                                             .lane_sums = quantize_lane_sums,
+                                             .collect = collect_stats,
+                                             .can_emit = has_few_levels,
                                              .finish = finish_quantize,
                                              .row_in = 1,
                                              .row_out = 3};
