@@ -3,8 +3,9 @@
 #   make demo    trains, compiles and runs a network on real data (Fashion-MNIST)
 #   make test    all tests
 #   make bench   speed ratios against oneDNN, one thread; writes bench/results.md
+#   make bench-train  training steps beside PyTorch; installs it; writes bench/results-train.md
 
-.PHONY: build demo test bench format clean
+.PHONY: build demo test bench bench-train format clean
 
 build:
 	@scripts/install-packages.sh build
@@ -23,6 +24,11 @@ bench:
 	@scripts/install-packages.sh build
 	@scripts/build.sh release
 	@bench/run.sh
+
+bench-train:
+	@scripts/install-packages.sh bench-train
+	@scripts/build.sh release
+	@/usr/bin/python3 bench/train.py
 
 format:
 	@git ls-files '*.c' '*.h' | xargs clang-format -i

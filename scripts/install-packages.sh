@@ -13,8 +13,9 @@ case "${1:-all}" in
 build) wanted="$build" ;;
 demo) wanted="$build $cross" ;;
 all) wanted="$build $cross $tests" ;;
+bench-train) wanted="$build python3-torch" ;;
 *)
-  echo "usage: $0 [build|demo|all]" >&2
+  echo "usage: $0 [build|demo|all|bench-train]" >&2
   exit 2
   ;;
 esac
