@@ -69,6 +69,18 @@ static qnet_status check_bits(const qnet_quant_spec *q, qnet_diag *d) {
   return check_role(activations, QNET_ROLE_ACTIVATION, q->activation_bits, d);
 }
 
+/* Does the net itself name a quantizer for the layers that name none? */
+static bool names_quantizer(const qnet_quant_spec *q) {
+  return q->quantizer && strcmp(q->quantizer, "none") != 0;
+}
+
+/* What --quantizer means where the net says nothing: the first and last layer stay f32. */
+static void set_defaults(qnet_quant_spec *q) {
+  q->weight_bits = q->activation_bits = 2;
+  q->grid = 127;
+  q->first_bits = q->last_bits = 0;
+}
+
 qnet_status qnet_model_quant_spec(const qnet_session *s, qnet_program *program) {
   const qnet_options *o = &s->options;
   qnet_quant_spec *q = &program->quant;
@@ -78,11 +90,12 @@ qnet_status qnet_model_quant_spec(const qnet_session *s, qnet_program *program) 
     q->quantizer = NULL;
     return QNET_OK;
   }
+  if (o->quantizer && !names_quantizer(q)) set_defaults(q);
   if (o->quantizer) QNET_TRY(name_quantizers(program, o->quantizer, s->diag));
-  if (!q->quantizer && o->bits.weight)
+  if (!names_quantizer(q) && o->bits.weight)
     return qnet_error_in(s->diag, "qnetc",
                          "--bits needs a quantizer: '%s' names none; add --quantizer=", o->input);
-  if (!q->quantizer) return QNET_OK;
+  if (!names_quantizer(q)) return QNET_OK;
   if (o->bits.weight) {
     q->weight_bits = o->bits.weight;
     q->activation_bits = o->bits.activation;
@@ -141,17 +154,20 @@ static qnet_status load_packed(qnet_module *m, const qnet_tensor_file *f, const 
 
 static void warn_refit(qnet_session *s, const qnet_program *p, int missing) {
   const qnet_quant_spec *q = &p->quant;
-  char names[128];
-  snprintf(names, sizeof names, "%s%s%s", q->quantizer, q->activation_quantizer ? "/" : "",
-           q->activation_quantizer ? q->activation_quantizer : "");
+  const char *const other = q->activation_quantizer;
+  char how[128] = "as the .qnet says", options[160] = "";
+  if (names_quantizer(q)) {
+    snprintf(how, sizeof how, "with %s%s%s at %d/%d bits", q->quantizer, other ? "/" : "",
+             other ? other : "", q->weight_bits, q->activation_bits);
+    snprintf(options, sizeof options, " --quantizer=%s%s%s --bits=%d/%d", q->quantizer,
+             other ? "/" : "", other ? other : "", q->weight_bits, q->activation_bits);
+  }
   qnet_warning_in(
       s->diag, s->options.weights,
-      "%d quantizers were not trained with %s at %d/%d bits; their levels are fitted to "
-      "the weights and to %s. Training would recover accuracy: qnetc train %s "
-      "--init=%s --quantizer=%s --bits=%d/%d --data=... -o ...",
-      missing, names, q->weight_bits, q->activation_bits,
-      s->options.calibrate ? s->options.calibrate : "batch norm statistics", s->options.input,
-      s->options.weights, names, q->weight_bits, q->activation_bits);
+      "%d quantizers were not trained %s; their levels are fitted to the weights and to %s. "
+      "Training would recover accuracy: qnetc train %s --init=%s%s --data=... -o ...",
+      missing, how, s->options.calibrate ? s->options.calibrate : "batch norm statistics",
+      s->options.input, s->options.weights, options);
 }
 
 static qnet_status load_into(qnet_session *s, qnet_program *p, const qnet_tensor_file *f) {

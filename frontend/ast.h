@@ -104,8 +104,8 @@ typedef enum {
   QNET_STMT_RETURN,
   QNET_STMT_REPEAT,
   QNET_STMT_IF,
-  QNET_STMT_INPUT, /* these three only directly in a net */
   QNET_STMT_QUANTIZE,
+  QNET_STMT_INPUT, /* these two only directly in a net */
   QNET_STMT_TRAIN,
 } qnet_stmt_kind;
 
@@ -126,7 +126,7 @@ struct qnet_stmt {
   qnet_loc loc;
   qnet_ident name;  /* ASSIGN: target; REPEAT: index or NULL; INPUT, QUANTIZE: what is declared */
   qnet_expr *value; /* ASSIGN, RETURN; REPEAT: count; IF: condition; INPUT, QUANTIZE: a CALL of the
-                       normalization or the quantizer with its arguments, or NULL */
+                       normalization or the quantizer with its arguments, or its NAME, or NULL */
   qnet_stmt_list body, otherwise;
   qnet_ident dtype;            /* INPUT */
   qnet_expr_list shape;        /* INPUT */

@@ -6,9 +6,11 @@
 
 enum { QNET_FRONTEND_MAX_NORM = 16 }; /* channels that `normalize` takes */
 
-/* How layers are to be quantized, for the insert-quantizers pass. */
+/* How layers are to be quantized, for the insert-quantizers pass: those that say nothing for
+ * themselves. Layers that do carry it as attributes (nn.conv2d, nn.dense). */
 typedef struct qnet_quant_spec {
-  const char *quantizer;            /* "lqnets"; NULL: the network stays f32 */
+  const char *quantizer;            /* "lqnets"; "none": only layers that say so themselves are
+                                       quantized; NULL: the network stays f32 */
   const char *activation_quantizer; /* NULL: the same as of the weights */
   int weight_bits, activation_bits; /* QNET_F32_BITS: that side stays f32 */
   int grid;

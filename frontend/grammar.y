@@ -140,7 +140,6 @@ net: NET IDENTIFIER parameters '{' net_items '}'
 net_items: %empty           { $$ = (qnet_stmt_list){0}; }
          | net_items statement { $$ = $1; qnet_stmt_append(&$$, $2); }
          | net_items input     { $$ = $1; qnet_stmt_append(&$$, $2); }
-         | net_items quantize  { $$ = $1; qnet_stmt_append(&$$, $2); }
          | net_items train     { $$ = $1; qnet_stmt_append(&$$, $2); }
          | net_items block
                             {
@@ -205,8 +204,9 @@ quantize: QUANTIZE quantizer except
         ;
 
 quantizer: IDENTIFIER       {
-                              $$ = qnet_expr_call(p->arena, @$, ident($1, @1), (qnet_arg_list){0});
+                              $$ = qnet_expr_new(p->arena, QNET_EXPR_NAME, @$);
                               BUILT($$);
+                              if ($$) $$->name = ident($1, @1);
                             }
          | call
          | roles            {
@@ -305,6 +305,7 @@ statement: IDENTIFIER '=' expr
                               }
                             }
          | if
+         | quantize
          | REPEAT error body { $$ = NULL; }
          | error            { $$ = NULL; }
          | error body       { $$ = NULL; }
@@ -412,19 +413,36 @@ args: arg                   { $$ = (qnet_arg_list){0}; qnet_arg_append(&$$, $1);
 
 arg: expr                   { $$ = qnet_arg_new(p->arena, (qnet_ident){0}, $1); BUILT($$); }
    | IDENTIFIER '=' expr    { $$ = qnet_arg_new(p->arena, ident($1, @1), $3); BUILT($$); }
+   | QUANTIZE '=' expr      {
+                              $$ = qnet_arg_new(p->arena, ident("quantize", @1), $3);
+                              BUILT($$);
+                            }
+   | QUANTIZE '=' '(' roles ')'
+                            {
+                              qnet_expr *both =
+                                qnet_expr_call(p->arena, @4, ident("quantize", @4), $4);
+                              $$ = qnet_arg_new(p->arena, ident("quantize", @1), both);
+                              BUILT($$);
+                            }
    ;
 
 %%
 
+/* `quantize` is the name of an argument where one may begin. */
+static bool begins_argument(const qnet_syntax *p) {
+  const char before = p->text[p->last.begin];
+  return before == ',' || before == '(';
+}
+
 /* Tokens that never stand inside ( ) or [ ]. */
-static bool ends_brackets(int token) {
+static bool ends_brackets(const qnet_syntax *p, int token) {
+  if (token == TOK_QUANTIZE) return !begins_argument(p);
   switch (token) {
   case '{':
   case '}':
   case TOK_NET:
   case TOK_BLOCK:
   case TOK_INPUT:
-  case TOK_QUANTIZE:
   case TOK_TRAIN:
   case TOK_RETURN:
   case TOK_REPEAT:
@@ -443,7 +461,7 @@ static int qnet_yylex(QNET_YYSTYPE *value, QNET_YYLTYPE *loc, qnet_syntax *p) {
   const int token = p->pending ? p->pending : qnet_scan_token(value, loc, p->scanner);
   if (p->pending) *loc = p->pending_loc;
   p->pending = 0;
-  if (ends_brackets(token)) {
+  if (ends_brackets(p, token)) {
     const char closing = qnet_syntax_close(p, *loc);
     if (closing) {
       p->pending = token; /* such tokens have no value */

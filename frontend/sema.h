@@ -41,6 +41,7 @@ typedef enum {
   QNET_KIND_STRING,
   QNET_KIND_LIST, /* of numbers, strings, booleans; not of lists */
   QNET_KIND_TENSOR,
+  QNET_KIND_QUANTIZER, /* a method with its bits, or none */
 } qnet_kind;
 
 typedef struct qnet_sema_value qnet_sema_value;
@@ -58,6 +59,7 @@ struct qnet_sema_value {
     const char *s;
     const qnet_sema_value *items;
     qnet_value *tensor;
+    const qnet_quant_spec *quant; /* quantizer NULL: none */
   };
 };
 
@@ -103,7 +105,8 @@ typedef struct qnet_frame {
   int binding_count;
   qnet_taken *taken;
   qnet_counter *counters;
-  int repeats; /* repetitions that are open */
+  const qnet_quant_spec *quant; /* of layers called from here that have none of their own */
+  int repeats;                  /* repetitions that are open */
   bool returned;
   qnet_sema_value result;
   qnet_loc return_loc;
@@ -184,6 +187,8 @@ bool qnet_sema_to_tensor(qnet_sema *s, const qnet_sema_value *v, const char *op,
  * ---------------------------------------------------------------------------------- */
 
 qnet_sema_value qnet_sema_eval(qnet_sema *s, const qnet_expr *e);
+/* What a name stands for where the analysis is, or NULL. */
+qnet_binding *qnet_sema_find_visible(qnet_sema *s, const char *name);
 /* Enters one level of nesting; false when too deep, and then there is nothing to leave. */
 bool qnet_sema_enter(qnet_sema *s, qnet_loc loc);
 void qnet_sema_leave(qnet_sema *s);
@@ -226,7 +231,7 @@ const char *qnet_sema_layer_name(qnet_sema *s, const qnet_sema_call *call, const
 /* ---- sema_op*.c: built-in operations
  * ----------------------------------------------------------------- */
 
-enum { QNET_SEMA_OP_PARAMS = 8 };
+enum { QNET_SEMA_OP_PARAMS = 10 };
 
 typedef struct qnet_sema_op {
   const char *name;
@@ -262,6 +267,17 @@ bool qnet_sema_to_pad(qnet_sema *s, const qnet_sema_value *v, bool allow_same, i
 
 void qnet_sema_input(qnet_sema *s, const qnet_stmt *stmt);
 void qnet_sema_quantize(qnet_sema *s, const qnet_stmt *stmt);
+/* Is that the name of a quantizer, or "none"? */
+bool qnet_sema_is_quantizer(const char *name);
+/* e where a quantizer is wanted: `lsq(weights = 3)`, `lsq`, `none`, roles, or a name of one. A
+ * value of QNET_KIND_QUANTIZER, or poison. */
+qnet_sema_value qnet_sema_quantizer(qnet_sema *s, const qnet_expr *e);
+bool qnet_sema_same_quantizer(const qnet_quant_spec *a, const qnet_quant_spec *b);
+/* The same of a call lsq(weights = 3). */
+qnet_sema_value qnet_sema_quantizer_call(qnet_sema *s, const qnet_sema_call *call);
+/* Writes the quantizer of a layer to its operation: the argument's, else that of the innermost
+ * block that has one; nothing when the net's own holds. */
+void qnet_sema_set_quantizer(qnet_sema *s, qnet_op *op, const qnet_sema_value *argument);
 void qnet_sema_train(qnet_sema *s, const qnet_stmt *stmt);
 /* False (and a message with a note) when `earlier` exists already. */
 bool qnet_sema_first(qnet_sema *s, const qnet_stmt *stmt, const qnet_stmt **earlier,

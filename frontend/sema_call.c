@@ -47,7 +47,9 @@ static bool place(qnet_sema *s, const qnet_sema_call *call, const formal *formal
 
 static bool place_named(qnet_sema *s, const qnet_sema_call *call, const formal *formals, int count,
                         const qnet_arg *arg, qnet_sema_value *slot) {
-  const qnet_sema_value v = qnet_sema_eval(s, arg->value);
+  const bool quantizer = strcmp(arg->name.text, "quantize") == 0;
+  const qnet_sema_value v =
+      quantizer ? qnet_sema_quantizer(s, arg->value) : qnet_sema_eval(s, arg->value);
   const int i = find_formal(s, call, formals, count, &arg->name);
   if (i < 0) return false;
   if (slot[i].kind != QNET_KIND_ABSENT) {
@@ -224,6 +226,8 @@ static bool bind_block(qnet_sema *s, const qnet_block *block, const qnet_sema_va
 static qnet_sema_value run_block(qnet_sema *s, const qnet_sema_call *call, qnet_block *block,
                                  const char *path, const qnet_sema_value *slot) {
   qnet_frame frame = {.block = block, .caller = s->frame, .call_loc = call->loc, .path = path};
+  const qnet_sema_value *quantizer = &slot[block->params.count + 1];
+  if (quantizer->kind == QNET_KIND_QUANTIZER) frame.quant = quantizer->quant;
   s->frame = &frame;
   block->called = true;
   if (bind_block(s, block, slot)) qnet_sema_statements(s, &block->body);
@@ -245,15 +249,16 @@ static qnet_sema_value run_block(qnet_sema *s, const qnet_sema_call *call, qnet_
 static qnet_sema_value call_block(qnet_sema *s, const qnet_sema_call *call, qnet_block *block) {
   const int count = block->params.count;
   if (is_running(s, call, block) || count > QNET_SEMA_PARAMS) return QNET_POISON;
-  formal *formals = qnet_sema_alloc(s, (size_t)count + 1, sizeof *formals);
-  qnet_sema_value *slot = qnet_sema_alloc(s, (size_t)count + 1, sizeof *slot);
+  formal *formals = qnet_sema_alloc(s, (size_t)count + 2, sizeof *formals);
+  qnet_sema_value *slot = qnet_sema_alloc(s, (size_t)count + 2, sizeof *slot);
   if (!formals || !slot) return QNET_POISON;
   int i = 0;
   for (const qnet_param *p = block->params.first; p; p = p->next)
     formals[i++] = (formal){p->name.text, p->value == NULL, false};
   formals[count] = (formal){"name", false, true};
+  formals[count + 1] = (formal){"quantize", false, true};
   block->called = true;
-  if (!bind_arguments(s, call, formals, count + 1, slot)) return QNET_POISON;
+  if (!bind_arguments(s, call, formals, count + 2, slot)) return QNET_POISON;
   const char *name = qnet_sema_layer_name(s, call, block->name.text, &slot[count]);
   if (!name) return QNET_POISON;
   return run_block(s, call, block, qnet_sema_format(s, "%s.", name), slot);
@@ -297,5 +302,7 @@ qnet_sema_value qnet_sema_call_run(qnet_sema *s, const qnet_sema_call *call) {
   if (op) return call_builtin(s, call, op);
   for (qnet_block *b = s->file->blocks.first; b; b = b->next)
     if (strcmp(b->name.text, call->callee.text) == 0) return call_block(s, call, b);
+  if (qnet_sema_is_quantizer(call->callee.text) && !call->piped)
+    return qnet_sema_quantizer_call(s, call);
   return unknown_operation(s, call);
 }

@@ -78,6 +78,7 @@ static bool equal_items(const qnet_sema_value *a, const qnet_sema_value *b) {
   if (is_number(a) && is_number(b)) return order(a, b) == 0;
   if (a->kind != b->kind) return false;
   if (a->kind == QNET_KIND_STRING) return strcmp(a->s, b->s) == 0;
+  if (a->kind == QNET_KIND_QUANTIZER) return qnet_sema_same_quantizer(a->quant, b->quant);
   return a->kind == QNET_KIND_BOOL && a->b == b->b;
 }
 
@@ -212,7 +213,7 @@ static qnet_sema_value unknown_name(qnet_sema *s, const qnet_ident *name) {
 }
 
 /* A block sees its own names; one inside the net sees the net's parameters as well. */
-static qnet_binding *find_visible(qnet_sema *s, const char *name) {
+qnet_binding *qnet_sema_find_visible(qnet_sema *s, const char *name) {
   qnet_binding *b = qnet_sema_find(s->frame, name);
   if (b || s->frame == s->net || !s->frame->block->in_net) return b;
   b = qnet_sema_find(s->net, name);
@@ -220,9 +221,10 @@ static qnet_binding *find_visible(qnet_sema *s, const char *name) {
 }
 
 static qnet_sema_value eval_name(qnet_sema *s, const qnet_expr *e) {
-  qnet_binding *b = find_visible(s, e->name.text);
+  qnet_binding *b = qnet_sema_find_visible(s, e->name.text);
   if (!b && strcmp(e->name.text, "f32") == 0) /* as bits: not quantized */
     return (qnet_sema_value){.kind = QNET_KIND_STRING, .s = "f32"};
+  if (!b && qnet_sema_is_quantizer(e->name.text)) return qnet_sema_quantizer(s, e);
   if (!b) return unknown_name(s, &e->name);
   if (b->assign) b->assign->used = true;
   if (b->param) b->param->used = true;
@@ -238,9 +240,9 @@ static qnet_sema_value eval_list(qnet_sema *s, const qnet_expr *e) {
   bool poison = false;
   for (const qnet_expr *x = e->list.first; x; x = x->next) {
     const qnet_sema_value v = qnet_sema_eval(s, x);
-    if (v.kind == QNET_KIND_LIST || v.kind == QNET_KIND_TENSOR)
-      qnet_sema_error(s, x->loc, "a list holds numbers, strings and booleans, not %s",
-                      v.kind == QNET_KIND_LIST ? "lists" : "tensors");
+    if (v.kind >= QNET_KIND_LIST)
+      qnet_sema_error(s, x->loc, "a list holds numbers, strings and booleans, not %ss",
+                      qnet_kind_name(v.kind) + sizeof "a");
     poison = poison || qnet_is_poison(&v) || v.kind >= QNET_KIND_LIST;
     items[count++] = v;
   }

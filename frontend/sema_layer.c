@@ -32,7 +32,17 @@ static int weighted(qnet_sema *s, const qnet_sema_call *call, const char *layer,
 /* ---- conv
  * ---------------------------------------------------------------------------------------- */
 
-enum { CONV_X, CONV_CH, CONV_KERNEL, CONV_STRIDE, CONV_PAD, CONV_DILATION, CONV_BIAS, CONV_NAME };
+enum {
+  CONV_X,
+  CONV_CH,
+  CONV_KERNEL,
+  CONV_STRIDE,
+  CONV_PAD,
+  CONV_DILATION,
+  CONV_BIAS,
+  CONV_NAME,
+  CONV_QUANTIZE
+};
 
 static bool conv_window(qnet_sema *s, const qnet_sema_value *slot, const qnet_type *x,
                         qnet_window *w) {
@@ -96,6 +106,7 @@ qnet_sema_value qnet_sema_conv(qnet_sema *s, const qnet_sema_call *call,
   qnet_value *y = qnet_sema_build(s, call->loc, QNET_OP_CONV2D, operand, operands, 4, dim);
   if (!y) return QNET_POISON;
   set_conv_attributes(s, y->def, &w);
+  qnet_sema_set_quantizer(s, y->def, &slot[CONV_QUANTIZE]);
   return qnet_sema_tensor(y);
 }
 
@@ -131,7 +142,9 @@ qnet_sema_value qnet_sema_dense(qnet_sema *s, const qnet_sema_call *call,
   const int operands = weighted(s, call, layer, x, 2, weight_dim, bias, operand);
   if (!operands) return QNET_POISON;
   qnet_value *y = qnet_sema_build(s, call->loc, QNET_OP_DENSE, operand, operands, 2, dim);
-  return y ? qnet_sema_tensor(y) : QNET_POISON;
+  if (!y) return QNET_POISON;
+  qnet_sema_set_quantizer(s, y->def, &slot[4]);
+  return qnet_sema_tensor(y);
 }
 
 /* ---- bn

@@ -277,12 +277,15 @@ static qnet_sema_value add(qnet_sema *s, const qnet_sema_call *call, const qnet_
   { n, QNET_PARAM_OPTIONAL }
 #define NAME                                                                                       \
   { "name", QNET_PARAM_KEYWORD }
+#define QUANTIZE                                                                                   \
+  { "quantize", QNET_PARAM_KEYWORD }
 
 static const qnet_sema_op operations[] = {
     {"conv",
-     {X, NEED("ch"), NEED("kernel"), MAY("stride"), MAY("pad"), MAY("dilation"), MAY("bias"), NAME},
+     {X, NEED("ch"), NEED("kernel"), MAY("stride"), MAY("pad"), MAY("dilation"), MAY("bias"), NAME,
+      QUANTIZE},
      qnet_sema_conv},
-    {"dense", {X, NEED("n"), MAY("bias"), NAME}, qnet_sema_dense},
+    {"dense", {X, NEED("n"), MAY("bias"), NAME, QUANTIZE}, qnet_sema_dense},
     {"bn", {X, MAY("eps"), NAME}, qnet_sema_bn},
     {"relu", {X}, relu},
     {"max_pool", {X, NEED("k"), MAY("stride"), MAY("pad")}, max_pool},
@@ -298,6 +301,7 @@ static const qnet_sema_op operations[] = {
 #undef NEED
 #undef MAY
 #undef NAME
+#undef QUANTIZE
 
 enum { OPERATIONS = sizeof operations / sizeof *operations };
 

@@ -50,8 +50,9 @@ static void run_assign(qnet_sema *s, qnet_stmt *stmt) {
 }
 
 /* A declaration behind the net's `return` still counts. */
-static bool is_declaration(const qnet_stmt *stmt) {
-  return stmt->kind == QNET_STMT_QUANTIZE || stmt->kind == QNET_STMT_TRAIN;
+static bool is_declaration(const qnet_sema *s, const qnet_stmt *stmt) {
+  const bool quantize = stmt->kind == QNET_STMT_QUANTIZE && s->frame == s->net;
+  return quantize || stmt->kind == QNET_STMT_TRAIN;
 }
 
 static void run_return(qnet_sema *s, qnet_stmt *stmt) {
@@ -63,7 +64,7 @@ static void run_return(qnet_sema *s, qnet_stmt *stmt) {
   f->result = qnet_sema_eval(s, stmt->value);
   f->return_loc = stmt->value->loc;
   f->returned = true;
-  if (stmt->next && !is_declaration(stmt->next) && !stmt->warned)
+  if (stmt->next && !is_declaration(s, stmt->next) && !stmt->warned)
     qnet_warning(s->diag, stmt->next->loc, "what follows 'return' never runs");
   stmt->warned = true;
 }
@@ -108,5 +109,5 @@ static void run(qnet_sema *s, qnet_stmt *stmt) {
 
 void qnet_sema_statements(qnet_sema *s, const qnet_stmt_list *list) {
   for (qnet_stmt *stmt = list->first; stmt && !s->stop; stmt = stmt->next)
-    if (!s->frame->returned || is_declaration(stmt)) run(s, stmt);
+    if (!s->frame->returned || is_declaration(s, stmt)) run(s, stmt);
 }

@@ -13,6 +13,7 @@ const char *qnet_kind_name(qnet_kind kind) {
   case QNET_KIND_STRING: return "a string";
   case QNET_KIND_LIST: return "a list";
   case QNET_KIND_TENSOR: return "a tensor";
+  case QNET_KIND_QUANTIZER: return "a quantizer";
   }
   return "?";
 }

@@ -2,12 +2,16 @@
  * puts a learned quantizer before the input and the weight of every convolution and dense layer of
  * @eval.
  *
+ * quantizer: of all layers that do not name their own; none: of none.
  * weights, activations: bits; 32 leaves that side f32.
  * activation_quantizer: the method of the activations when it is not that of the weights.
  * first, last: what the first and the last layer in program order get: 0 leaves them f32, 8 means
  * 8 bit (quantizer "uniform"), -1 treats them like the others. Layer L gets the sites
  * L.weight_quantizer and L.input_quantizer, each with state symbols SITE.threshold, .level, .perm,
  * .param that hold the quantizer's initial values.
+ *
+ * A layer with attributes quantizer, bits, grid, planes of its own follows them, whatever the
+ * options say.
  *
  * Needs level nn, weights that are read from a symbol L.weight. Gives QNET_FACT_QUANTIZERS. */
 #include "ir/ops.h"
@@ -27,62 +31,71 @@ static bool is_layer(const qnet_op *op) {
   return op->opcode == QNET_OP_CONV2D || op->opcode == QNET_OP_DENSE;
 }
 
-/* ---- options ----------------------------------------------------------------------------------*/
+/* ---- specifications ---------------------------------------------------------------------------*/
 
-/* The quantizer that option `key` names; `otherwise` without the option. */
-static qnet_status find_quantizer(const qnet_pass_context *c, const char *key,
-                                  const qnet_quantizer *otherwise, const qnet_quantizer **out) {
+static qnet_status unknown_quantizer(const qnet_pass_context *c, qnet_loc loc, const char *name,
+                                     size_t length) {
   size_t count;
   const qnet_quantizer *const *table = qnet_quantizer_table(&count);
-  *out = otherwise;
-  if (!qnet_pass_option_given(c, key)) return QNET_OK;
-  for (size_t i = 0; i < count; i++)
-    if (qnet_pass_option_is(c, key, table[i]->name)) {
-      *out = table[i];
-      return QNET_OK;
-    }
-  qnet_error(c->diag, QNET_NO_LOC, "insert-quantizers: unknown quantizer in {%s}", c->options);
+  qnet_error(c->diag, loc, "insert-quantizers: unknown quantizer '%.*s'", (int)length, name);
   for (size_t i = 0; i < count; i++)
     qnet_note(c->diag, QNET_NO_LOC, "known: %s", table[i]->name);
   return QNET_ERROR;
 }
 
-static qnet_status check_bits(const qnet_pass_context *c, const qnet_quantizer *q, const char *what,
-                              qnet_role role, int64_t bits) {
-  const qnet_bit_range range = q->bits[role];
-  if (range.max == 0)
-    return qnet_error(c->diag, QNET_NO_LOC, "quantizer '%s' is not for %s; name another for them",
-                      q->name, what);
-  if (bits >= range.min && bits <= range.max) return QNET_OK;
-  return qnet_error(c->diag, QNET_NO_LOC,
-                    "quantizer '%s' has %d to %d bits, but %lld are wanted for the %s", q->name,
-                    range.min, range.max, (long long)bits, what);
+/* The quantizer of that name; NULL for "none". */
+static qnet_status find_quantizer(const qnet_pass_context *c, qnet_loc loc, const char *name,
+                                  size_t length, const qnet_quantizer **out) {
+  size_t count;
+  const qnet_quantizer *const *table = qnet_quantizer_table(&count);
+  *out = NULL;
+  if (length == 4 && memcmp(name, "none", 4) == 0) return QNET_OK;
+  for (size_t i = 0; i < count && *out == NULL; i++)
+    if (strlen(table[i]->name) == length && memcmp(table[i]->name, name, length) == 0)
+      *out = table[i];
+  return *out != NULL ? QNET_OK : unknown_quantizer(c, loc, name, length);
 }
 
-static qnet_status read_role(const qnet_pass_context *c, qnet_role role, const char *key,
-                             layer_spec *out) {
-  const int64_t bits = qnet_pass_option_int(c, key, 2);
-  if (bits == QNET_F32_BITS) {
-    out->quantizer[role] = NULL;
-    return QNET_OK;
-  }
-  QNET_TRY(check_bits(c, out->quantizer[role], key, role, bits));
-  out->bits[role] = (int)bits;
+/* Gives a side its bits; f32 ones take its quantizer away. */
+static qnet_status set_bits(const qnet_pass_context *c, qnet_loc loc, layer_spec *s, qnet_role role,
+                            int64_t bits) {
+  static const char *const sides[] = {"weights", "activations"};
+  const qnet_quantizer *q = s->quantizer[role];
+  s->bits[role] = (int)bits;
+  if (bits == QNET_F32_BITS) s->quantizer[role] = NULL;
+  if (bits == QNET_F32_BITS || q == NULL) return QNET_OK;
+  const qnet_bit_range range = q->bits[role];
+  if (range.max == 0)
+    return qnet_error(c->diag, loc, "quantizer '%s' is not for %s; name another for them", q->name,
+                      sides[role]);
+  if (bits >= range.min && bits <= range.max) return QNET_OK;
+  return qnet_error(c->diag, loc,
+                    "quantizer '%s' has %d to %d bits, but %lld are wanted for the %s", q->name,
+                    range.min, range.max, (long long)bits, sides[role]);
+}
+
+static qnet_status set_grid(const qnet_pass_context *c, qnet_loc loc, layer_spec *s, int64_t grid) {
+  if (grid < 15 || grid > MAX_GRID)
+    return qnet_error(c->diag, loc, "insert-quantizers: grid = %lld is not in 15..127",
+                      (long long)grid);
+  s->grid = (int)grid;
   return QNET_OK;
 }
 
 /* planes = K, no fewer than the bits, for those of the two methods that take it. */
-static qnet_status read_planes(const qnet_pass_context *c, layer_spec *out) {
-  const int64_t planes = qnet_pass_option_int(c, "planes", 0);
+static qnet_status set_planes(const qnet_pass_context *c, qnet_loc loc, layer_spec *out,
+                              int64_t planes) {
   int bits = 0;
   if (planes == 0) return QNET_OK;
   for (int role = 0; role < 2; role++)
-    if (out->quantizer[role]->takes_planes && out->bits[role] > bits) bits = out->bits[role];
-  if (bits == 0)
-    return qnet_error(c->diag, QNET_NO_LOC, "'%s' takes no number of planes; lcq does",
-                      out->quantizer[0]->name);
+    if (out->quantizer[role] != NULL && out->quantizer[role]->takes_planes &&
+        out->bits[role] > bits)
+      bits = out->bits[role];
+  const qnet_quantizer *any = out->quantizer[out->quantizer[0] == NULL];
+  const char *name = any != NULL ? any->name : "none";
+  if (bits == 0) return qnet_error(c->diag, loc, "'%s' takes no number of planes; lcq does", name);
   if (bits > MAX_PLANE_BITS || planes < bits || planes > MAX_PLANES)
-    return qnet_error(c->diag, QNET_NO_LOC,
+    return qnet_error(c->diag, loc,
                       "planes = %lld with %d bits; planes are for up to %d bits, and from as many "
                       "as bits to %d",
                       (long long)planes, bits, MAX_PLANE_BITS, MAX_PLANES);
@@ -90,19 +103,53 @@ static qnet_status read_planes(const qnet_pass_context *c, layer_spec *out) {
   return QNET_OK;
 }
 
-static qnet_status read_spec(const qnet_pass_context *c, layer_spec *out) {
+/* "METHOD" or "WEIGHTS/ACTIVATIONS". */
+static qnet_status set_quantizers(const qnet_pass_context *c, qnet_loc loc, layer_spec *s,
+                                  const char *names) {
+  const char *slash = strchr(names, '/');
+  const char *second = slash ? slash + 1 : names;
+  const size_t length = slash ? (size_t)(slash - names) : strlen(names);
+  QNET_TRY(find_quantizer(c, loc, names, length, &s->quantizer[QNET_ROLE_WEIGHT]));
+  return find_quantizer(c, loc, second, strlen(second), &s->quantizer[QNET_ROLE_ACTIVATION]);
+}
+
+/* Option `key`, a name that pass options hold up to the next comma. */
+static qnet_status option_quantizer(const qnet_pass_context *c, const char *key,
+                                    const qnet_quantizer *otherwise, const qnet_quantizer **out) {
+  size_t length;
+  const char *name = qnet_pass_option_word(c, key, &length);
+  *out = otherwise;
+  return name != NULL ? find_quantizer(c, QNET_NO_LOC, name, length, out) : QNET_OK;
+}
+
+/* What the pass's options say of all layers. */
+static qnet_status read_options(const qnet_pass_context *c, layer_spec *out) {
   const qnet_quantizer **q = out->quantizer;
-  QNET_TRY(find_quantizer(c, "quantizer", &qnet_quantizer_lqnets, &q[QNET_ROLE_WEIGHT]));
+  QNET_TRY(option_quantizer(c, "quantizer", &qnet_quantizer_lqnets, &q[QNET_ROLE_WEIGHT]));
   QNET_TRY(
-      find_quantizer(c, "activation_quantizer", q[QNET_ROLE_WEIGHT], &q[QNET_ROLE_ACTIVATION]));
-  QNET_TRY(read_role(c, QNET_ROLE_WEIGHT, "weights", out));
-  QNET_TRY(read_role(c, QNET_ROLE_ACTIVATION, "activations", out));
-  const int64_t grid = qnet_pass_option_int(c, "grid", MAX_GRID);
-  if (grid < 15 || grid > MAX_GRID)
-    return qnet_error(c->diag, QNET_NO_LOC, "insert-quantizers: grid = %lld is not in 15..127",
-                      (long long)grid);
-  out->grid = (int)grid;
-  return read_planes(c, out);
+      option_quantizer(c, "activation_quantizer", q[QNET_ROLE_WEIGHT], &q[QNET_ROLE_ACTIVATION]));
+  QNET_TRY(set_bits(c, QNET_NO_LOC, out, QNET_ROLE_WEIGHT, qnet_pass_option_int(c, "weights", 2)));
+  QNET_TRY(set_bits(c, QNET_NO_LOC, out, QNET_ROLE_ACTIVATION,
+                    qnet_pass_option_int(c, "activations", 2)));
+  QNET_TRY(set_grid(c, QNET_NO_LOC, out, qnet_pass_option_int(c, "grid", MAX_GRID)));
+  return set_planes(c, QNET_NO_LOC, out, qnet_pass_option_int(c, "planes", 0));
+}
+
+/* What the layer's own attributes say; false: it has none. */
+static bool has_own_spec(const qnet_op *op) {
+  return qnet_op_string(op, "quantizer") != NULL;
+}
+
+static qnet_status read_own_spec(const qnet_pass_context *c, const qnet_op *op, layer_spec *out) {
+  const qnet_attr *bits = qnet_op_attr(op, "bits");
+  *out = (layer_spec){.grid = MAX_GRID};
+  QNET_TRY(set_quantizers(c, op->loc, out, qnet_op_string(op, "quantizer")));
+  if (bits != NULL && bits->count != 2)
+    return qnet_error(c->diag, op->loc, "a layer's bits are two numbers: of weights and inputs");
+  QNET_TRY(set_bits(c, op->loc, out, QNET_ROLE_WEIGHT, bits != NULL ? bits->ints[0] : 2));
+  QNET_TRY(set_bits(c, op->loc, out, QNET_ROLE_ACTIVATION, bits != NULL ? bits->ints[1] : 2));
+  QNET_TRY(set_grid(c, op->loc, out, qnet_op_int(op, "grid", MAX_GRID)));
+  return set_planes(c, op->loc, out, qnet_op_int(op, "planes", 0));
 }
 
 /* What the policy option `key` (first, last) makes of the others' spec. */
@@ -154,11 +201,6 @@ static const char *layer_name(qnet_module *m, const qnet_op *op) {
   return qnet_arena_strndup(&m->arena, symbol, length - (sizeof suffix - 1));
 }
 
-static int planes_of(const layer_spec *spec, qnet_role role) {
-  const qnet_quantizer *q = spec->quantizer[role];
-  return q != NULL && q->takes_planes ? spec->planes : 0;
-}
-
 static qnet_status quantize_operand(qnet_module *m, const qnet_pass_context *c, qnet_op *op,
                                     int index, const qnet_quantizer_site *site) {
   const qnet_quantizer *q = site->quantizer;
@@ -175,14 +217,15 @@ static qnet_status quantize_operand(qnet_module *m, const qnet_pass_context *c, 
 static qnet_quantizer_site new_site(qnet_module *m, const layer_spec *spec, qnet_role role,
                                     const char *layer) {
   static const char *const inputs[] = {"weight", "input"};
+  const qnet_quantizer *q = spec->quantizer[role];
   return (qnet_quantizer_site){
-      .quantizer = spec->quantizer[role],
+      .quantizer = q,
       .name = qnet_arena_printf(&m->arena, "%s.%s_quantizer", layer, inputs[role]),
       .role = role,
       .bits = spec->bits[role],
       .channels = 1,
       .grid = spec->grid,
-      .planes = planes_of(spec, role)};
+      .planes = q != NULL && q->takes_planes ? spec->planes : 0};
 }
 
 static qnet_status check_new(qnet_module *m, const qnet_pass_context *c, const qnet_op *op,
@@ -233,23 +276,46 @@ static qnet_status quantize_layer(qnet_module *m, const qnet_pass_context *c, qn
   return quantize_weight(m, c, op, spec, name);
 }
 
-qnet_status qnet_pass_insert_quantizers(qnet_module *m, const qnet_pass_context *c) {
+/* ---- the pass ---------------------------------------------------------------------------------*/
+
+/* The options' specifications. */
+typedef struct policy {
   layer_spec others, first, last;
-  QNET_TRY(read_spec(c, &others));
-  QNET_TRY(edge_spec(c, "first", &others, &first));
-  QNET_TRY(edge_spec(c, "last", &others, &last));
+  const qnet_op *first_layer, *last_layer;
+} policy;
+
+static qnet_status read_policy(const qnet_pass_context *c, const qnet_region *body, policy *p) {
+  *p = (policy){0};
+  QNET_TRY(read_options(c, &p->others));
+  QNET_TRY(edge_spec(c, "first", &p->others, &p->first));
+  QNET_TRY(edge_spec(c, "last", &p->others, &p->last));
+  for (const qnet_op *op = body->first; op != NULL; op = op->next) {
+    if (!is_layer(op)) continue;
+    if (p->first_layer == NULL) p->first_layer = op;
+    p->last_layer = op;
+  }
+  return QNET_OK;
+}
+
+/* What is said of the layer: by itself, else as the first or last one, else of all. */
+static qnet_status spec_of(const qnet_pass_context *c, const policy *p, const qnet_op *op,
+                           layer_spec *out) {
+  if (has_own_spec(op)) return read_own_spec(c, op, out);
+  *out = op == p->first_layer ? p->first : op == p->last_layer ? p->last : p->others;
+  return QNET_OK;
+}
+
+qnet_status qnet_pass_insert_quantizers(qnet_module *m, const qnet_pass_context *c) {
   const qnet_symbol *eval = qnet_symbol_find(m, "eval");
   if (eval == NULL || eval->kind != QNET_SYMBOL_FUNC)
     return qnet_error(c->diag, QNET_NO_LOC, "insert-quantizers: the module has no function @eval");
-  const qnet_op *last_layer = NULL;
-  for (const qnet_op *op = eval->body->first; op != NULL; op = op->next)
-    if (is_layer(op)) last_layer = op;
-  bool seen = false;
+  policy p;
+  QNET_TRY(read_policy(c, eval->body, &p));
   for (qnet_op *op = eval->body->first; op != NULL; op = op->next) {
+    layer_spec spec;
     if (!is_layer(op)) continue;
-    const layer_spec *spec = !seen ? &first : op == last_layer ? &last : &others;
-    seen = true;
-    QNET_TRY(quantize_layer(m, c, op, spec));
+    QNET_TRY(spec_of(c, &p, op, &spec));
+    QNET_TRY(quantize_layer(m, c, op, &spec));
   }
   return QNET_OK;
 }

@@ -29,6 +29,8 @@ typedef struct qnet_pass_context {
 int64_t qnet_pass_option_int(const qnet_pass_context *c, const char *key, int64_t otherwise);
 double qnet_pass_option_float(const qnet_pass_context *c, const char *key, double otherwise);
 bool qnet_pass_option_given(const qnet_pass_context *c, const char *key);
+/* A word, not terminated; NULL without the option. */
+const char *qnet_pass_option_word(const qnet_pass_context *c, const char *key, size_t *length);
 bool qnet_pass_option_is(const qnet_pass_context *c, const char *key, const char *value);
 
 typedef struct qnet_pass {

@@ -37,6 +37,10 @@ double qnet_pass_option_float(const qnet_pass_context *c, const char *key, doubl
   return value ? strtod(value, NULL) : otherwise;
 }
 
+const char *qnet_pass_option_word(const qnet_pass_context *c, const char *key, size_t *length) {
+  return find_value(c->options, key, length);
+}
+
 bool qnet_pass_option_is(const qnet_pass_context *c, const char *key, const char *value) {
   size_t length;
   const char *found = find_value(c->options, key, &length);

@@ -67,4 +67,43 @@ check bits-32 fails 2 "1 to 8 or 32" $qnetc eval weights.qnet --weights=weights.
 check bits-slash fails 2 "3/2 or 2/32" $qnetc eval weights.qnet --weights=weights.safetensors --data=data --bits=3/
 check bits-none fails 1 "quantize nothing" $qnetc eval weights.qnet --weights=weights.safetensors --data=data \
   --bits=32
+
+# ---- by layer and block -------------------------------------------------------------------------
+# Two layers read x, with activation quantizers of their own; the block's first has none.
+cat >own.qnet <<END
+net small {
+  input image: u8[1, 28, 28] normalize(mean = [0.2860], std = [0.3530])
+  quantize lqnets(weights = 2, activations = 2) except first = 8, last = 8
+  block branches(x, q) {
+    quantize q
+    a = x |> conv(8, 3x3, pad = 1) |> bn
+    b = x |> conv(8, 1x1, quantize = lsq(weights = 4, activations = 3)) |> bn
+    c = x |> conv(8, 1x1, quantize = (weights = ternary, activations = f32)) |> bn
+    return relu(a + b + c)
+  }
+  x = image |> conv(8, 3x3, stride = 2) |> bn |> relu |> max_pool(2)
+  x = x |> branches(lsq(weights = 2, activations = 2)) |> branches(none)
+  x = x |> conv(8, 3x3) |> bn |> relu
+  return x |> flatten |> dense(10)
+}
+train { epochs = 1 batch = 64 optimizer = sgd(lr = 0.02) }
+END
+check own-train $qnetc train own.qnet --data=data --seed=3 -o own.safetensors
+check own-engines engines own
+check own-remark remark own "f32, as its activations are f32 (weights of 2 bits, decoded)"
+for target in aarch64 riscv64; do
+  check own-$target $qnetc own.qnet --weights=own.safetensors --target=$target -o own.o
+done
+check own-none sh -c "$qnetc eval own.qnet --weights=own.safetensors --data=data --limit=20 --quantizer=none"
+# Only the command line or a layer names a quantizer.
+sed '/quantize lqnets/d' own.qnet >layers.qnet
+check layers-train $qnetc train layers.qnet --data=data --seed=3 -o layers.safetensors
+check layers-engines engines layers
+check layers-other $qnetc eval layers.qnet --weights=layers.safetensors --data=data --limit=20 --quantizer=lsq
+check layers-bits fails 1 "--bits needs a quantizer" $qnetc eval layers.qnet --weights=layers.safetensors \
+  --data=data --bits=3
+sed 's/activations = 3))/activations = 9))/' own.qnet >nine.qnet
+check own-place fails 1 "nine.qnet:7:" $qnetc opt nine.qnet
+sed 's/(weights = ternary,/(weights = ternary(3),/' own.qnet >three.qnet
+check own-bits fails 1 "three.qnet:8:" $qnetc train three.qnet --data=data -o three.safetensors
 finish

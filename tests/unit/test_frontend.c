@@ -303,6 +303,63 @@ static void test_one_side(void **state) {
   }
 }
 
+/* "METHOD W/A grid", "none", or "-" where the layer says nothing, of the nth layer. */
+static void expect_own(const qnet_module *m, int opcode, int nth, const char *expected) {
+  const qnet_op *op = find_op(m, opcode, nth);
+  assert_non_null(op);
+  const char *name = qnet_op_string(op, "quantizer");
+  const qnet_attr *bits = qnet_op_attr(op, "bits");
+  char text[64];
+  snprintf(text, sizeof text, "%s", name ? name : "-");
+  if (bits)
+    snprintf(text, sizeof text, "%s %d/%d %d", name, (int)bits->ints[0], (int)bits->ints[1],
+             (int)qnet_op_int(op, "grid", 0));
+  assert_string_equal(text, expected);
+}
+
+/* A layer over the call of its block, that over the block's statement, innermost first. */
+static void test_quantizer_precedence(void **state) {
+  (void)state;
+  qnet_program p;
+  expect_net("quantize lqnets(weights = 2) except first\n"
+             "block inner(x) { return x |> conv(2, 1x1) }\n"
+             "block outer(x, q = none) {\n"
+             "  y = x |> conv(2, 1x1)\n"
+             "  quantize weights = qil(3), activations = lsq(4), grid = 15\n"
+             "  y = y |> conv(2, 1x1) |> conv(2, 1x1, quantize = none) |> inner\n"
+             "  return y |> inner(quantize = q)\n"
+             "}\n"
+             "x = image |> outer(q = lsq(weights = 8)) |> inner |> outer\n"
+             "x = x |> conv(2, 1x1, quantize = (weights = f32, activations = pact(3)))\n"
+             "return x |> flatten |> dense(classes, quantize = dorefa)\n",
+             &p);
+  static const char *const expected[] = {
+      "-", "qil/lsq 3/4 15", "none", "qil/lsq 3/4 15", "lsq 8/2 127", "-",
+      "-", "qil/lsq 3/4 15", "none", "qil/lsq 3/4 15", "none",        "pact/pact 32/3 127"};
+  const int count = (int)(sizeof expected / sizeof expected[0]);
+  for (int i = 0; i < count; i++)
+    expect_own(p.module, QNET_OP_CONV2D, i, expected[i]);
+  expect_own(p.module, QNET_OP_DENSE, 0, "dorefa 2/2 127");
+  assert_string_equal(p.quant.quantizer, "lqnets");
+  assert_int_equal(p.quant.first_bits, 0);
+  qnet_module_destroy(p.module);
+}
+
+/* Without a line of the net only layers that say so are quantized. */
+static void test_quantizer_of_one_layer(void **state) {
+  (void)state;
+  qnet_program p;
+  expect_net(
+      "q = lsq(weights = 3)\n"
+      "if q == lsq(3) and q != none and q != lsq { x = image |> conv(2, 3x3, quantize = q) }\n"
+      "else { x = image }\n"
+      "return x |> flatten |> dense(classes)\n",
+      &p);
+  expect_own(p.module, QNET_OP_CONV2D, 0, "lsq 3/2 127");
+  assert_string_equal(p.quant.quantizer, "none");
+  qnet_module_destroy(p.module);
+}
+
 static void test_windows(void **state) {
   (void)state;
   qnet_program p;
@@ -417,6 +474,15 @@ static void test_errors(void **state) {
       {"quantize weights = lsq(2), weights = lsq(2)\nreturn image |> flatten\n", 1, "given twice"},
       {"quantize weights = lsq(2), activations = 2\nreturn image |> flatten\n", 1,
        "takes a quantizer with its bits"},
+      {"x = image |> conv(2, 1x1, quantize = 3)\nreturn x |> flatten\n", 1, "takes a quantizer"},
+      {"x = image |> conv(2, 1x1, quantize = lsk)\nreturn x |> flatten\n", 1, "did you mean 'lsq'"},
+      {"x = image |> relu(quantize = lsq)\nreturn x |> flatten\n", 1, "no argument 'quantize'"},
+      {"x = image |> conv(2, 1x1, quantize = (weight = lsq))\nreturn x |> flatten\n", 1,
+       "did you mean 'weights'"},
+      {"x = image |> lsq\nreturn x |> flatten\n", 1, "unknown operation or block 'lsq'"},
+      {"block b(x) { quantize lsq except first\nreturn x |> relu }\nreturn image |> b |> flatten\n",
+       1, "belongs to the net's"},
+      {"x = [lsq]\nreturn image |> flatten\n", 1, "not quantizers"},
       {"quantize weights = f32, activations = f32\nreturn image |> flatten\n", 1,
        "say what both become"},
       {"quantize lsq(weights = 9)\nreturn image |> flatten\n", 1, "1 to 8 bits, or f32, not 9"},
@@ -558,16 +624,28 @@ static void test_out_of_memory(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_examples),       cmocka_unit_test(test_fashion),
-      cmocka_unit_test(test_resnet),         cmocka_unit_test(test_defaults),
-      cmocka_unit_test(test_declarations),   cmocka_unit_test(test_adam_recipe),
-      cmocka_unit_test(test_augmentations),  cmocka_unit_test(test_quantizer_names),
-      cmocka_unit_test(test_two_quantizers), cmocka_unit_test(test_one_side),
-      cmocka_unit_test(test_windows),        cmocka_unit_test(test_static_language),
-      cmocka_unit_test(test_slice_and_pad),  cmocka_unit_test(test_locations),
-      cmocka_unit_test(test_errors),         cmocka_unit_test(test_overrides),
-      cmocka_unit_test(test_truncations),    cmocka_unit_test(test_byte_flips),
-      cmocka_unit_test(test_depth),          cmocka_unit_test(test_out_of_memory),
+      cmocka_unit_test(test_examples),
+      cmocka_unit_test(test_fashion),
+      cmocka_unit_test(test_resnet),
+      cmocka_unit_test(test_defaults),
+      cmocka_unit_test(test_declarations),
+      cmocka_unit_test(test_adam_recipe),
+      cmocka_unit_test(test_augmentations),
+      cmocka_unit_test(test_quantizer_names),
+      cmocka_unit_test(test_two_quantizers),
+      cmocka_unit_test(test_one_side),
+      cmocka_unit_test(test_quantizer_precedence),
+      cmocka_unit_test(test_quantizer_of_one_layer),
+      cmocka_unit_test(test_windows),
+      cmocka_unit_test(test_static_language),
+      cmocka_unit_test(test_slice_and_pad),
+      cmocka_unit_test(test_locations),
+      cmocka_unit_test(test_errors),
+      cmocka_unit_test(test_overrides),
+      cmocka_unit_test(test_truncations),
+      cmocka_unit_test(test_byte_flips),
+      cmocka_unit_test(test_depth),
+      cmocka_unit_test(test_out_of_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
