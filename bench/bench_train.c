@@ -4,8 +4,8 @@
  * usage: bench_train NET.qnet --data=D [any option of qnetc train]
  * stdin: lines "augmented N", "plain N" (the first images in their order, as they are) or "save
  * FILE" stdout: a line for each: seconds, peak memory in KiB, the loss of every step; or "saved" */
+#include "driver/data.h"
 #include "driver/model.h"
-#include "driver/refit.h"
 #include "driver/trainer.h"
 #include "driver/weights.h"
 #include "runtime/loader.h"
@@ -18,6 +18,7 @@ enum { MAX_ARGUMENTS = 32, MAX_STEPS = 1000, MAX_LINE = 4096 };
 typedef struct bench {
   qnet_session session;
   qnet_program program;
+  qnet_stages stages;
   qnet_dataset data;
   qnet_trainer *trainer;
   qnet_engine engine;
@@ -52,9 +53,10 @@ static qnet_status load_weights(bench *b, qnet_diag *d) {
 
 static qnet_status load_data(bench *b, qnet_diag *d) {
   const qnet_type *in = qnet_symbol_find(b->program.module, "eval")->body->arg[0].type;
-  const qnet_dataset_request request = {b->session.options.data, QNET_SPLIT_TRAIN, in->dim[1],
-                                        in->dim[2], in->dim[3]};
-  QNET_TRY(qnet_dataset_load(b->session.allocator, &request, &b->data, d));
+  const int64_t outputs =
+      qnet_type_elements(qnet_symbol_find(b->program.module, "eval")->body->last->operand[0]->type);
+  QNET_TRY(qnet_data_load(b->session.allocator, b->session.options.data, QNET_SPLIT_TRAIN, in,
+                          outputs, &b->data, d));
   b->order = qnet_alloc_array(b->session.allocator, (size_t)b->data.count, sizeof *b->order);
   return b->order ? QNET_OK : qnet_out_of_memory(d);
 }
@@ -64,13 +66,12 @@ static qnet_status begin(bench *b, int argc, char **argv, qnet_diag *d) {
   QNET_TRY(qnet_session_program(&b->session, &b->program));
   QNET_TRY(qnet_model_quant_spec(&b->session, &b->program));
   QNET_TRY(load_weights(b, d));
-  QNET_TRY(qnet_model_insert_quantizers(&b->session, &b->program));
-  if (b->program.quant.quantizer && b->session.options.init)
-    QNET_TRY(qnet_refit(&b->session, b->program.module, NULL));
   QNET_TRY(load_data(b, d));
-  QNET_TRY(qnet_trainer_create(&b->session, &b->program, &b->trainer));
+  QNET_TRY(qnet_stages_plan(&b->session, &b->program, &b->stages));
+  QNET_TRY(qnet_trainer_create(&b->session, &b->program, &b->stages, NULL, &b->trainer));
   b->engine = qnet_trainer_engine(b->trainer);
-  return QNET_OK;
+  int64_t batches = 0; /* those over which batch norm would be estimated anew: not here */
+  return b->engine.enter_stage(b->engine.ctx, 0, &batches, d);
 }
 
 static void end(bench *b) {
