@@ -5,7 +5,7 @@
  * quantizer: of all layers that do not name their own; none: of none.
  * weights, activations: bits; 32 leaves that side f32.
  * activation_quantizer: the method of the activations when it is not that of the weights.
- * first, last: what the first and the last layer in program order get: 0 leaves them f32, 8 means
+ * first, last: what the first and the last layer (layer_order.h) get: 0 leaves them f32, 8 means
  * 8 bit (quantizer "uniform"), -1 treats them like the others. Layer L gets the sites
  * L.weight_quantizer and L.input_quantizer, each with state symbols SITE.threshold, .level, .perm,
  * .param that hold the quantizer's initial values.
@@ -15,21 +15,25 @@
  *
  * Needs level nn, weights that are read from a symbol L.weight. Gives QNET_FACT_QUANTIZERS. */
 #include "ir/ops.h"
+#include "passes/layer_order.h"
 #include "passes/passes.h"
 #include "passes/quantizer_state.h"
 #include <string.h>
 
-enum { UNIFORM_BITS = 8, LIKE_OTHERS = -1, MAX_GRID = 127, MAX_PLANE_BITS = 4, MAX_PLANES = 15 };
+enum {
+  UNIFORM_BITS = 8,
+  LIKE_OTHERS = -1,
+  MAX_GRID = 127,
+  MAX_PLANE_BITS = 4,
+  MAX_PLANES = 15,
+  MAX_SUMS = 8
+};
 
 /* How one layer is to be quantized, by qnet_role; quantizer NULL: that side stays f32. */
 typedef struct layer_spec {
   const qnet_quantizer *quantizer[2];
   int bits[2], grid, planes;
 } layer_spec;
-
-static bool is_layer(const qnet_op *op) {
-  return op->opcode == QNET_OP_CONV2D || op->opcode == QNET_OP_DENSE;
-}
 
 /* ---- specifications ---------------------------------------------------------------------------*/
 
@@ -175,15 +179,22 @@ static qnet_status edge_spec(const qnet_pass_context *c, const char *key, const 
 
 /* ---- one layer --------------------------------------------------------------------------------*/
 
-/* Can no element be negative? Follows the operations that keep signs. */
-static bool is_non_negative(const qnet_value *v) {
+/* Can no element be negative? Follows the operations that keep signs, sums not too deep. */
+static bool is_non_negative(const qnet_value *v, int sums) {
   while (v->def != NULL) {
     switch (v->def->opcode) {
     case QNET_OP_RELU: return true;
     case QNET_OP_MAX_POOL2D:
     case QNET_OP_AVG_POOL2D:
     case QNET_OP_GLOBAL_AVG_POOL:
+    case QNET_OP_SLICE:
+    case QNET_OP_PAD:
     case QNET_OP_FLATTEN: v = v->def->operand[0]; break;
+    case QNET_OP_ADD:
+      if (sums == 0 || !is_non_negative(v->def->operand[0], sums - 1)) return false;
+      v = v->def->operand[1];
+      sums--;
+      break;
     default: return false;
     }
   }
@@ -241,7 +252,7 @@ static qnet_status quantize_input(qnet_module *m, const qnet_pass_context *c, qn
   qnet_quantizer_site site = new_site(m, spec, QNET_ROLE_ACTIVATION, layer);
   if (site.quantizer == NULL) return QNET_OK;
   QNET_TRY(check_new(m, c, op, &site, layer));
-  site.is_signed = !is_non_negative(op->operand[0]);
+  site.is_signed = !is_non_negative(op->operand[0], MAX_SUMS);
   if (site.is_signed && !site.quantizer->takes_negative) {
     qnet_warning(c->diag, op->loc,
                  "the input of '%s' may be negative; '%s' makes negative values 0", layer,
@@ -281,27 +292,25 @@ static qnet_status quantize_layer(qnet_module *m, const qnet_pass_context *c, qn
 /* The options' specifications. */
 typedef struct policy {
   layer_spec others, first, last;
-  const qnet_op *first_layer, *last_layer;
+  qnet_edge_layers edge;
+  bool first_given; /* an only layer is the first one then, else the last */
 } policy;
 
-static qnet_status read_policy(const qnet_pass_context *c, const qnet_region *body, policy *p) {
+static qnet_status read_policy(const qnet_pass_context *c, const qnet_symbol *eval, policy *p) {
   *p = (policy){0};
   QNET_TRY(read_options(c, &p->others));
   QNET_TRY(edge_spec(c, "first", &p->others, &p->first));
   QNET_TRY(edge_spec(c, "last", &p->others, &p->last));
-  for (const qnet_op *op = body->first; op != NULL; op = op->next) {
-    if (!is_layer(op)) continue;
-    if (p->first_layer == NULL) p->first_layer = op;
-    p->last_layer = op;
-  }
-  return QNET_OK;
+  p->first_given = qnet_pass_option_int(c, "first", 0) != LIKE_OTHERS;
+  return qnet_edge_layers_find(eval, c->allocator, &p->edge, c->diag);
 }
 
 /* What is said of the layer: by itself, else as the first or last one, else of all. */
 static qnet_status spec_of(const qnet_pass_context *c, const policy *p, const qnet_op *op,
                            layer_spec *out) {
   if (has_own_spec(op)) return read_own_spec(c, op, out);
-  *out = op == p->first_layer ? p->first : op == p->last_layer ? p->last : p->others;
+  *out = op == p->edge.last ? p->last : p->others;
+  if (op == p->edge.first && (op != p->edge.last || p->first_given)) *out = p->first;
   return QNET_OK;
 }
 
@@ -310,10 +319,10 @@ qnet_status qnet_pass_insert_quantizers(qnet_module *m, const qnet_pass_context 
   if (eval == NULL || eval->kind != QNET_SYMBOL_FUNC)
     return qnet_error(c->diag, QNET_NO_LOC, "insert-quantizers: the module has no function @eval");
   policy p;
-  QNET_TRY(read_policy(c, eval->body, &p));
+  QNET_TRY(read_policy(c, eval, &p));
   for (qnet_op *op = eval->body->first; op != NULL; op = op->next) {
     layer_spec spec;
-    if (!is_layer(op)) continue;
+    if (!qnet_is_layer(op)) continue;
     QNET_TRY(spec_of(c, &p, op, &spec));
     QNET_TRY(quantize_layer(m, c, op, &spec));
   }

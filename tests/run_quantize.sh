@@ -24,17 +24,18 @@ train { epochs = 1 batch = 64 optimizer = sgd(lr = 0.02) }
 END
 }
 
-# engines NAME [OPTION...]: all engines on 40 images, the slow one on 4.
+# engines NAME [OPTION...]: all engines on 40 images of $data, the slow one on 4.
+data=data
 engines() {
   of="$1"
   shift
   for engine in nn quant bits loop jit; do
     limit=40
     [ $engine = loop ] && limit=4
-    $qnetc eval "$of.qnet" --weights="$of.safetensors" --data=data --engine=$engine --limit=$limit \
+    $qnetc eval "$of.qnet" --weights="$of.safetensors" --data=$data --engine=$engine --limit=$limit \
       --logits="$of.$engine.npy" "$@" || return 1
   done
-  $qnetc eval "$of.qnet" --weights="$of.safetensors" --data=data --limit=4 --logits="$of.4.npy" "$@" &&
+  $qnetc eval "$of.qnet" --weights="$of.safetensors" --data=$data --limit=4 --logits="$of.4.npy" "$@" &&
     cmp "$of.nn.npy" "$of.quant.npy" && cmp "$of.nn.npy" "$of.bits.npy" &&
     cmp "$of.nn.npy" "$of.jit.npy" && cmp "$of.4.npy" "$of.loop.npy"
 }
@@ -53,6 +54,12 @@ way() {
 
 # remark NAME TEXT: -Rlowering says it.
 remark() { $qnetc "$1.qnet" --weights="$1.safetensors" -Rlowering -o "$1.o" 2>&1 | grep -qF -- "$2"; }
+
+# remark_of NAME TEXT COUNT: so many layers of the narrow network have it.
+remark_of() {
+  [ "$($qnetc "$1.qnet" --weights="$1.safetensors" -Dwidth=4 -Rlowering -o "$1.o" 2>&1 |
+    grep -cF -- "$2")" = "$3" ]
+}
 
 # ---- one side only ------------------------------------------------------------------------------
 way weights 'quantize lsq(weights = 3, activations = f32) except first, last'
@@ -106,4 +113,26 @@ sed 's/activations = 3))/activations = 9))/' own.qnet >nine.qnet
 check own-place fails 1 "nine.qnet:7:" $qnetc opt nine.qnet
 sed 's/(weights = ternary,/(weights = ternary(3),/' own.qnet >three.qnet
 check own-bits fails 1 "three.qnet:8:" $qnetc train three.qnet --data=data -o three.safetensors
+
+# ---- placement ----------------------------------------------------------------------------------
+# Pre-activation order, on images of 32x32 whose bytes are those of others. The stem of 8 bits has the
+# quantizer of the normalized pixel.
+pixels() { zcat data/t10k-images-idx3-ubyte.gz | tail -c +17; }
+mkdir cifar
+for n in $(seq 0 24); do
+  printf "\\0$(printf %o $((n % 10)))"
+  pixels | tail -c +$((n * 3072 + 1)) | head -c 3072
+done >cifar/test_batch.bin
+for n in 1 2 3 4 5; do
+  cat cifar/test_batch.bin cifar/test_batch.bin >cifar/data_batch_$n.bin
+done
+data=cifar
+cp "$root/examples/preact_resnet20.qnet" preact.qnet
+sed 's/except first, last/except first = 8, last = 8/' preact.qnet >edges.qnet
+for name in preact edges; do
+  check $name-train $qnetc train $name.qnet --data=cifar --epochs=1 -Dwidth=4 -o $name.safetensors
+  check $name-engines engines $name -Dwidth=4
+done
+check preact-stem remark_of preact "f32, as the layer is not quantized" 2
+check edges-stem remark_of edges "int8 levels" 2
 finish

@@ -16,7 +16,8 @@
 
 #define INPUT "input image: u8[1, 8, 8] normalize(mean = [0.5], std = [0.25])\n"
 
-static const char *const examples[] = {"fashion.qnet", "resnet20.qnet", "tiny.qnet"};
+static const char *const examples[] = {"fashion.qnet", "preact_resnet20.qnet", "resnet20.qnet",
+                                       "tiny.qnet"};
 enum { EXAMPLES = sizeof examples / sizeof *examples };
 
 /* ---- helpers --------------------------------------------------------------------------------- */
