@@ -52,8 +52,8 @@ static qnet_status warn_packed(const qnet_tensor_file *f, const char *path, qnet
 }
 
 /* What learns by itself: by gradient, or from the values that it sees. */
-static bool learns(const char *name) {
-  const qnet_quantizer *q = name ? qnet_quantizer_find(name) : NULL;
+static bool learns(const char *name, int bits) {
+  const qnet_quantizer *q = bits != QNET_F32_BITS ? qnet_quantizer_find(name) : NULL;
   return q && (q->learn || q->update);
 }
 
@@ -72,7 +72,9 @@ static qnet_status check_quantizers_alone(const qnet_session *s, const qnet_prog
   if (!stages->stage[0].quant.quantizer)
     return qnet_error(s->diag, p->recipe.stage[0].loc,
                       "a stage of f32 has no quantizers that --train=quantizers could train");
-  if (learns(q->quantizer) || learns(q->activation_quantizer)) return QNET_OK;
+  const char *activations = q->activation_quantizer ? q->activation_quantizer : q->quantizer;
+  if (learns(q->quantizer, q->weight_bits) || learns(activations, q->activation_bits))
+    return QNET_OK;
   return qnet_error_in(s->diag, "qnetc",
                        "--train=quantizers: '%s' has nothing to learn but weights", q->quantizer);
 }

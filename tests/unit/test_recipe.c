@@ -230,6 +230,8 @@ static void test_quantizers_alone_refused(void **state) {
                  "error");
   test_must_fail("waves", "--train=quantizers --init=@/x --quantizer=dorefa",
                  "'dorefa' has nothing to learn", "error");
+  test_must_fail("waves", "--train=quantizers --init=@/x --quantizer=dorefa/pact --bits=2/32",
+                 "'dorefa' has nothing to learn", "error");
   test_must_fail("waves", "--train=levels", "not 'levels'", "error");
   test_must_fail("waves", "--no-labels", "add --distill=", "error");
   test_write_net("quantize lsq(weights = 2, activations = 2) except first, last",
