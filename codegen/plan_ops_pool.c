@@ -249,6 +249,16 @@ static int64_t place_of(const placement *p, int64_t h, int64_t w) {
          l->begin[2];
 }
 
+/* n floats; a step is 1 on one side at least. */
+static void copy_floats(const float *in, int64_t in_step, float *out, int64_t out_step, int64_t n) {
+  if (in_step == 1 && out_step == 1) {
+    memcpy(out, in, (size_t)n * sizeof *out);
+    return;
+  }
+  for (int64_t i = 0; i < n; i++)
+    out[i * out_step] = in[i * in_step];
+}
+
 static void slice_images(void *context, size_t begin, size_t end) {
   const placement *p = context;
   for (size_t n = begin; n < end; n++) {
@@ -256,8 +266,7 @@ static void slice_images(void *context, size_t begin, size_t end) {
     float *out = p->out + (int64_t)n * image_size(&p->small);
     for (int64_t h = 0; h < p->small.h; h++)
       for (int64_t w = 0; w < p->small.w; w++, out += p->small.c)
-        for (int64_t c = 0; c < p->small.c; c++)
-          out[c] = in[place_of(p, h, w) + c * p->lattice.stride[2]];
+        copy_floats(in + place_of(p, h, w), p->lattice.stride[2], out, 1, p->small.c);
   }
 }
 
@@ -269,8 +278,7 @@ static void pad_images(void *context, size_t begin, size_t end) {
     memset(out, 0, (size_t)image_size(&p->large) * sizeof *out);
     for (int64_t h = 0; h < p->small.h; h++)
       for (int64_t w = 0; w < p->small.w; w++, in += p->small.c)
-        for (int64_t c = 0; c < p->small.c; c++)
-          out[place_of(p, h, w) + c * p->lattice.stride[2]] = in[c];
+        copy_floats(in, 1, out + place_of(p, h, w), p->lattice.stride[2], p->small.c);
   }
 }
 
