@@ -12,6 +12,7 @@
 #include "driver/trainer.h"
 #include "driver/weights.h"
 #include "passes/quantizer.h"
+#include "passes/quantizer_state.h"
 #include "support/file.h"
 #include "support/parallel.h"
 #include <math.h>
@@ -187,6 +188,18 @@ static qnet_status print_report(const qnet_session *s, const qnet_train_report *
   return QNET_OK;
 }
 
+/* What holding the levels to few planes took from them. */
+static qnet_status print_planes(const qnet_session *s, const qnet_program *p) {
+  const char *site;
+  double distance;
+  if (p->quant.planes == 0) return QNET_OK;
+  QNET_TRY(qnet_quantizer_plane_distance(p->module, s->allocator, &site, &distance, s->diag));
+  if (site)
+    fprintf(stderr, "planes = %d: levels are within %.1f %% of the largest from free ones (%s)\n",
+            p->quant.planes, 100 * distance, site);
+  return QNET_OK;
+}
+
 static qnet_status run(qnet_session *s, const qnet_program *p, const qnet_stages *stages,
                        qnet_teacher *teacher, const qnet_train_options *options,
                        const data_pair *data) {
@@ -195,6 +208,7 @@ static qnet_status run(qnet_session *s, const qnet_program *p, const qnet_stages
   const qnet_engine engine = qnet_trainer_engine(t);
   qnet_train_report report = {0};
   qnet_status status = qnet_train(&engine, options, &data->train, &data->test, &report, s->diag);
+  if (status == QNET_OK) status = print_planes(s, qnet_trainer_program(t));
   if (status == QNET_OK && s->options.plot)
     status = qnet_plot_training(s, qnet_trainer_program(t), options->metrics, s->options.plot);
   qnet_trainer_destroy(t);

@@ -87,6 +87,9 @@ typedef struct qnet_quantizer {
    * levels ascend with the code but whose thresholds are not the midpoints of neighbours. NULL, or
    * false: midpoints. */
   bool (*thresholds)(const qnet_quantizer_site *s, int channel, float *threshold);
+  /* How far the levels of a site with `planes` are from those it would have without, at most, over
+   * the largest of these. NULL: it takes no planes. */
+  double (*plane_distance)(const qnet_quantizer_site *s);
 } qnet_quantizer;
 
 extern const qnet_quantizer qnet_quantizer_lqnets, qnet_quantizer_lsq, qnet_quantizer_uniform,

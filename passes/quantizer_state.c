@@ -324,6 +324,26 @@ qnet_status qnet_quantizer_state_start(qnet_module *m, const qnet_op *quantize,
   return fit_weight(&s, a, d);
 }
 
+qnet_status qnet_quantizer_plane_distance(qnet_module *m, const qnet_allocator *a,
+                                          const char **site, double *distance, qnet_diag *d) {
+  qnet_quantizer_sites sites;
+  *site = NULL;
+  *distance = 0;
+  QNET_TRY(qnet_quantizer_sites_collect(m, a, &sites, d));
+  qnet_status status = QNET_OK;
+  for (int i = 0; i < sites.count && status == QNET_OK; i++) {
+    qnet_site_state *s = &sites.site[i];
+    if (s->quantizer->plane_distance == NULL || s->site.planes == 0) continue;
+    status = bind(s, a, d);
+    const double own = status == QNET_OK ? s->quantizer->plane_distance(&s->site) : 0;
+    if (*site != NULL && !(own > *distance)) continue;
+    *site = s->site.name;
+    *distance = own;
+  }
+  qnet_quantizer_sites_free(&sites);
+  return status;
+}
+
 /* ---- freezing ---------------------------------------------------------------------------------*/
 
 /* `table @SITE` of this size, an existing one when it fits. */

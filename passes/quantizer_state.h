@@ -55,6 +55,11 @@ qnet_status qnet_quantizer_sites_fit_weights(qnet_quantizer_sites *s, qnet_diag 
 qnet_status qnet_quantizer_site_fit(qnet_quantizer_sites *s, int index, const float *x, int64_t n,
                                     qnet_diag *d);
 
+/* The site whose levels are farthest from those it would have without `planes`, and how far: over
+ * the largest level. *site NULL: no method here takes planes. The name lives with the module. */
+qnet_status qnet_quantizer_plane_distance(qnet_module *m, const qnet_allocator *a,
+                                          const char **site, double *distance, qnet_diag *d);
+
 /* Makes, or makes anew, `table @SITE` of every site and, of weights, `const @SITE.codes` from the
  * parameters and the latent weights. What the freeze pass needs. */
 qnet_status qnet_quantizer_freeze_all(qnet_module *m, const qnet_allocator *a, qnet_diag *d);

@@ -367,6 +367,16 @@ static int levels(const qnet_quantizer_site *s, float *level) {
   return level_count(s);
 }
 
+static double plane_distance(const qnet_quantizer_site *s) {
+  const curve c = curve_of(s);
+  double value[QNET_MAX_LEVELS], free_value[QNET_MAX_LEVELS], largest = 0;
+  values_of(&c, value);
+  free_values(&c, free_value);
+  for (int q = 0; q <= c.top; q++)
+    largest = fmax(largest, fabs(value[q] - free_value[q]));
+  return largest;
+}
+
 static int32_t gcd(int32_t a, int32_t b) {
   return b == 0 ? a : gcd(b, a % b);
 }
@@ -414,7 +424,7 @@ static bool thresholds(const qnet_quantizer_site *s, int channel, float *thresho
   .level_count = level_count, .init = init, .emit_forward = qnet_quantizer_emit_forward,           \
   .emit_backward = qnet_quantizer_emit_cells, .cell_count = cell_count, .cells = cells,            \
   .moments = moments, .learn = learn, .follow = follow, .fit = fit, .levels = levels,              \
-  .freeze = freeze, .thresholds = thresholds
+  .freeze = freeze, .plane_distance = plane_distance, .thresholds = thresholds
 
 const qnet_quantizer qnet_quantizer_lcq = {
     .name = "lcq",

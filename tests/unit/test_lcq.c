@@ -326,8 +326,14 @@ static void test_plane_counts(void **state) {
     qnet_planes_of_activation(integer, identity, 8, &activation);
     assert_true(activation.count <= 3);
     s.quantizer->levels(&s, level[0]);
+    const double distance = s.quantizer->plane_distance(&s);
     s.planes = 0;
     s.quantizer->levels(&s, level[1]);
+    assert_near(s.quantizer->plane_distance(&s), 0, 0);
+    double largest = 0;
+    for (int k = 0; k < 8; k++)
+      largest = fmax(largest, fabs((double)level[0][k] - (double)level[1][k]));
+    assert_near(distance, largest / m.alpha, 1e-6);
     for (int k = 0; k < 8; k++) {
       assert_near(scale * (float)integer[k], level[0][k], 3 * (double)scale);
       assert_near(level[0][k], level[1][k], 0.25 * m.alpha);
@@ -353,13 +359,10 @@ static void test_fit(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_tables),
-      cmocka_unit_test(test_known_gradients),
-      cmocka_unit_test(test_exact_gradients),
-      cmocka_unit_test(test_gradients_through_moments),
-      cmocka_unit_test(test_snapping),
-      cmocka_unit_test(test_plane_counts),
-      cmocka_unit_test(test_fit),
+      cmocka_unit_test(test_tables),          cmocka_unit_test(test_known_gradients),
+      cmocka_unit_test(test_exact_gradients), cmocka_unit_test(test_gradients_through_moments),
+      cmocka_unit_test(test_steps_by_scale),  cmocka_unit_test(test_snapping),
+      cmocka_unit_test(test_plane_counts),    cmocka_unit_test(test_fit),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
