@@ -9,7 +9,9 @@
  *
  * Gradients: round is straight through; theta gets the exact chain rule. x and alpha get it too in
  * "lcq_exact"; in "lcq" the slopes of compression and expansion count as cancelling, so that dQ/dx
- * is 1 inside the clip range. Gradients of alpha and theta are multiplied by sqrt(s / N).
+ * is 1 inside the clip range. Gradients of alpha and theta are multiplied by sqrt(s / N). Those of
+ * normalised weights are divided by the square of the deviation: what is learned is on the scale of
+ * the weights then, as the step of LSQ is, and moves as fast.
  *
  * With planes = K the levels are the nearest that take K planes (plane_fit.h; of a weight one is
  * the sign, K - 1 are of the magnitude). Thresholds stay those of the companding function. The
@@ -304,13 +306,22 @@ static void confine(float *theta) {
     theta[k] = (float)((double)theta[k] - mean);
 }
 
+/* No step moves a slope by more than about a tenth. NaN stays. */
+static void learn_theta(float *theta, float *velocity, double gradient, double lr) {
+  const float limit = 0.1f, old = *theta;
+  qnet_learn_value(theta, velocity, gradient, lr);
+  if (*theta > old + limit) *theta = old + limit;
+  if (*theta < old - limit) *theta = old - limit;
+}
+
 static void learn(qnet_quantizer_site *s, const double *dy, const double *dyx, double lr) {
   const qnet_lcq_gradient g = qnet_lcq_gradients(s, dy, dyx);
-  const double scale = sqrt(top_of(s) / fmax(1, (double)s->elements));
+  const double deviation = (double)s->param[DEVIATION];
+  const double scale = sqrt(top_of(s) / fmax(1, (double)s->elements)) / (deviation * deviation);
   float *p = s->param;
   qnet_learn_width(&p[ALPHA], &p[VELOCITY], g.alpha * scale + s->decay * (double)p[ALPHA], lr);
   for (int k = 0; k < K; k++)
-    qnet_learn_value(&p[THETA + k], &p[VELOCITY + 1 + k], g.theta[k] * scale, lr);
+    learn_theta(&p[THETA + k], &p[VELOCITY + 1 + k], g.theta[k] * scale, lr);
   confine(p + THETA);
   s->step++;
 }

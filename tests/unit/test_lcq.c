@@ -342,6 +342,29 @@ static void test_plane_counts(void **state) {
   }
 }
 
+/* Weights k times as large under gradients 1 / k as large, as a batch_norm makes them: at k^2 times
+ * the rate the parameters make the same step. */
+static void test_steps_by_scale(void **state) {
+  (void)state;
+  uint64_t seed = 31;
+  float param[2][TEST_MAX_PARAM];
+  double dy[QNET_MAX_CELLS], dyx[QNET_MAX_CELLS], smaller[QNET_MAX_CELLS];
+  for (int k = 0; k < QNET_MAX_CELLS; k++) {
+    dy[k] = 1e-3 * (double)test_float(&seed);
+    dyx[k] = 1e-3 * (double)test_float(&seed);
+    smaller[k] = dy[k] / 8;
+  }
+  for (int side = 0; side < 2; side++) {
+    qnet_quantizer_site s = make(&qnet_quantizer_lcq, QNET_ROLE_WEIGHT, 3, param[side]);
+    s.elements = 100;
+    param[side][QNET_LCQ_DEVIATION] = side == 0 ? 0.25f : 2;
+    s.quantizer->learn(&s, side == 0 ? dy : smaller, dyx, side == 0 ? 0.01 : 0.64);
+  }
+  assert_true(param[0][QNET_LCQ_ALPHA] != 2);
+  for (int k = 0; k < QNET_LCQ_MEAN; k++)
+    assert_near(param[0][k], param[1][k], 1e-6);
+}
+
 /* A fit starts uniform, normalised, near the best clip value. */
 static void test_fit(void **state) {
   (void)state;
