@@ -2,7 +2,6 @@
  * place; quantizers learn after every step; evaluation freezes a clone and runs it exactly. A stage
  * of progressive bits is another clone of the network, with quantizers of its own. */
 #include "driver/trainer.h"
-#include "codegen/plan.h"
 #include "driver/model.h"
 #include "driver/predictor.h"
 #include "driver/refit.h"
@@ -24,6 +23,7 @@ struct qnet_trainer {
   int stage;             /* -1: none has begun */
   qnet_program now;      /* of the stage, with its quantizers; shares the weights with the base */
   qnet_module *step;     /* batch of the recipe, with @step; shares its blobs with `now` */
+  qnet_plan_mode mode;
   qnet_plan *plan;
   qnet_quantizer_sites sites; /* of `step` */
   bool frozen;
@@ -77,7 +77,7 @@ static qnet_status make_step(qnet_trainer *t, qnet_diag *d) {
   QNET_TRY(qnet_quantizer_sites_collect(t->step, t->session->allocator, &t->sites, d));
   set_quantizer_rate(t);
   QNET_TRY(qnet_quantizer_sites_refresh(&t->sites, false, d));
-  return qnet_plan_create(t->step, "step", QNET_PLAN_FAST, &t->plan, d);
+  return qnet_plan_create(t->step, "step", t->mode, &t->plan, d);
 }
 
 static void forget_statistics(qnet_trainer *t) {
@@ -142,9 +142,17 @@ qnet_status qnet_trainer_create(qnet_session *s, const qnet_program *program,
                                 qnet_trainer **out) {
   *out = qnet_alloc(s->allocator, sizeof **out);
   if (!*out) return qnet_out_of_memory(s->diag);
-  **out = (qnet_trainer){
-      .session = s, .base = program, .stages = stages, .teacher = teacher, .stage = -1};
+  **out = (qnet_trainer){.session = s,
+                         .base = program,
+                         .stages = stages,
+                         .teacher = teacher,
+                         .stage = -1,
+                         .mode = QNET_PLAN_FAST};
   return QNET_OK;
+}
+
+void qnet_trainer_set_plan(qnet_trainer *t, qnet_plan_mode mode) {
+  t->mode = mode;
 }
 
 void qnet_trainer_destroy(qnet_trainer *t) {
@@ -287,6 +295,18 @@ static int stored_stage(const qnet_trainer *t, const qnet_tensor_file *f) {
   return text[0] - '0';
 }
 
+/* The codes of ranks are indices: those of another quantizer's checkpoint may lie outside. */
+static bool codes_fit(const qnet_quantizer_sites *s) {
+  for (int i = 0; i < s->count; i++) {
+    const qnet_site_state *site = &s->site[i];
+    const uint8_t *perm = site->perm->blob->data;
+    const int64_t all = qnet_blob_elements(site->perm->blob), n = all / site->site.channels;
+    for (int64_t k = 0; k < all; k++)
+      if (perm[k] >= n) return false;
+  }
+  return true;
+}
+
 static qnet_status restore(void *ctx, const qnet_tensor_file *f, const char *path, qnet_diag *d) {
   qnet_trainer *t = ctx;
   const qnet_blob *counts = qnet_tensor_file_find(f, step_counts);
@@ -297,6 +317,8 @@ static qnet_status restore(void *ctx, const qnet_tensor_file *f, const char *pat
       qnet_blob_elements(counts) != t->sites.count)
     return qnet_error_in(d, path, "the checkpoint does not fit the network's quantizers");
   QNET_TRY(qnet_state_load(t->step, f, path, d));
+  if (!codes_fit(&t->sites))
+    return qnet_error_in(d, path, "the checkpoint has codes that its quantizers do not have");
   for (int i = 0; i < t->sites.count; i++)
     t->sites.site[i].site.step = ((const int64_t *)counts->data)[i];
   t->frozen = strcmp(frozen, "1") == 0;

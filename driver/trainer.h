@@ -2,6 +2,7 @@
 #ifndef QNET_DRIVER_TRAINER_H
 #define QNET_DRIVER_TRAINER_H
 
+#include "codegen/plan.h"
 #include "driver/stages.h"
 #include "driver/teacher.h"
 #include "runtime/train.h"
@@ -13,6 +14,9 @@ typedef struct qnet_trainer qnet_trainer;
 qnet_status qnet_trainer_create(qnet_session *s, const qnet_program *program,
                                 const qnet_stages *stages, qnet_teacher *teacher,
                                 qnet_trainer **out);
+/* How steps are planned from the next stage on; QNET_PLAN_FAST unless said otherwise. UNFUSED gives
+ * the same bytes without compiling, which few steps are not worth. */
+void qnet_trainer_set_plan(qnet_trainer *t, qnet_plan_mode mode);
 void qnet_trainer_destroy(qnet_trainer *t);
 /* Function pointers into t. */
 qnet_engine qnet_trainer_engine(qnet_trainer *t);

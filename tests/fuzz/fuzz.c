@@ -426,8 +426,9 @@ static int run_target(const fuzz_target *target, uint64_t first, uint64_t count)
 
 int main(int argc, char **argv) {
   static const fuzz_target *const targets[] = {
-      &fuzz_target_qnet, &fuzz_target_qir,     &fuzz_target_weights, &fuzz_target_image,
-      &fuzz_target_idx,  &fuzz_target_options, &fuzz_target_passes};
+      &fuzz_target_qnet,       &fuzz_target_qir,     &fuzz_target_weights, &fuzz_target_image,
+      &fuzz_target_idx,        &fuzz_target_options, &fuzz_target_passes,  &fuzz_target_packed,
+      &fuzz_target_checkpoint, &fuzz_target_metrics};
   enum { TARGETS = sizeof targets / sizeof targets[0] };
   const uint64_t count = argc > 1 ? strtoull(argv[1], NULL, 10) : 1000;
   const uint64_t first = argc > 3 ? strtoull(argv[3], NULL, 10) : 0;

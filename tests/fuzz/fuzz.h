@@ -4,6 +4,7 @@
 #ifndef QNET_TESTS_FUZZ_FUZZ_H
 #define QNET_TESTS_FUZZ_FUZZ_H
 
+#include "runtime/safetensors.h"
 #include "support/diag.h"
 #include "support/strbuf.h"
 
@@ -25,6 +26,9 @@ void fuzz_accept(const fuzz_case *c);
 /* Writes the input to c->path. */
 void fuzz_write(const fuzz_case *c, const char *data, size_t size);
 
+/* Changes bytes, elements, shapes and metadata, a few of them. */
+void fuzz_edit_tensors(qnet_tensor_file *f, uint64_t random);
+
 typedef struct fuzz_target {
   const char *name;
   void (*run)(const fuzz_case *c, const char *data, size_t size);
@@ -36,6 +40,7 @@ typedef struct fuzz_target {
 } fuzz_target;
 
 extern const fuzz_target fuzz_target_qnet, fuzz_target_qir, fuzz_target_weights, fuzz_target_image,
-    fuzz_target_idx, fuzz_target_options, fuzz_target_passes;
+    fuzz_target_idx, fuzz_target_options, fuzz_target_passes, fuzz_target_packed,
+    fuzz_target_checkpoint, fuzz_target_metrics;
 
 #endif

@@ -20,10 +20,8 @@ static void check_file(const fuzz_case *c) {
 }
 
 /* The whole way from a weights file to logits. */
-static void run_weights(const fuzz_case *c, const char *data, size_t size) {
+static void use_weights(const fuzz_case *c) {
   static const qnet_engine_kind kinds[] = {QNET_ENGINE_QUANT, QNET_ENGINE_BITS, QNET_ENGINE_LOOP};
-  fuzz_write(c, data, size);
-  check_file(c);
   qnet_session s = {.allocator = c->allocator, .diag = c->diag};
   char program[] = "qnetc", verb[] = "run", net[] = "tests/fuzz/seeds/small.qnet",
        image_path[] = "x", weights[] = "--weights=x";
@@ -51,6 +49,26 @@ static void run_weights(const fuzz_case *c, const char *data, size_t size) {
     fuzz_check(c, qnet_predictor_logits(predictor, image, 1, logits, c->diag), "predicting");
   }
   qnet_predictor_destroy(predictor);
+}
+
+static void run_weights(const fuzz_case *c, const char *data, size_t size) {
+  fuzz_write(c, data, size);
+  check_file(c);
+  use_weights(c);
+}
+
+/* Files that are well-formed, with content that may not be. */
+static void run_packed(const fuzz_case *c, const char *data, size_t size) {
+  qnet_tensor_file f;
+  fuzz_write(c, data, size);
+  qnet_tensor_file_init(&f, c->allocator);
+  if (qnet_tensor_file_read(&f, c->path, NULL) != QNET_OK)
+    fuzz_check(c, qnet_tensor_file_read(&f, "tests/fuzz/seeds/packed.safetensors", c->diag),
+               "seed");
+  fuzz_edit_tensors(&f, c->random);
+  fuzz_check(c, qnet_tensor_file_write(&f, c->path, c->diag), "writing weights");
+  qnet_tensor_file_free(&f);
+  use_weights(c);
 }
 
 static const char *const weights_seeds[] = {"tests/fuzz/seeds/*.safetensors", NULL};
@@ -83,6 +101,9 @@ static const char *const weights_words[] = {"\"F32\"",
 
 const fuzz_target fuzz_target_weights = {"weights",     run_weights, weights_seeds,
                                          weights_words, 5,           NULL};
+
+static const char *const packed_seeds[] = {"tests/fuzz/seeds/packed.safetensors", NULL};
+const fuzz_target fuzz_target_packed = {"packed", run_packed, packed_seeds, weights_words, 3, NULL};
 
 /* ---- images -------------------------------------------------------------------------------- */
 

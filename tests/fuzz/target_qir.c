@@ -331,7 +331,7 @@ static bool make_network(int i, qnet_strbuf *out) {
   return true;
 }
 
-const fuzz_target fuzz_target_qir = {"qir", run_qir, qir_seeds, qir_words, 50, make_network};
+const fuzz_target fuzz_target_qir = {"qir", run_qir, qir_seeds, qir_words, 44, make_network};
 
 /* ---- pipelines ----------------------------------------------------------------------------- */
 

@@ -1,6 +1,6 @@
 /* Fuzz target of the language: what the frontend takes must verify, print and go through the first
  * passes; what it does not take it must place in the source. */
-#include "frontend/frontend.h"
+#include "driver/model.h"
 #include "ir/text.h"
 #include "ir/verify.h"
 #include "passes/pass.h"
@@ -19,13 +19,11 @@ static void use_program(const fuzz_case *c, const qnet_program *p) {
   qnet_strbuf_init(&text, c->allocator);
   qnet_module_print(p->module, 0, &text);
   qnet_strbuf_free(&text);
-  const qnet_quant_spec *q = &p->quant;
-  char insert[256];
-  snprintf(insert, sizeof insert,
-           "insert-quantizers{quantizer=%s,weights=%d,activations=%d,grid=%d,first=%d,last=%d}",
-           q->quantizer && !strpbrk(q->quantizer, "{},= ") ? q->quantizer : "lqnets",
-           q->weight_bits, q->activation_bits, q->grid, q->first_bits, q->last_bits);
-  run_pipeline(c, p->module, insert);
+  qnet_session session = {.allocator = c->allocator, .diag = c->diag};
+  if (p->quant.quantizer)
+    fuzz_check(c, qnet_model_insert_quantizers(&session, p), "inserting quantizers");
+  else
+    run_pipeline(c, p->module, "insert-quantizers");
   if (c->random % 4 == 0)
     run_pipeline(c, p->module, "batch{n=2},autodiff");
   else
