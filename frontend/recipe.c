@@ -189,20 +189,20 @@ static const qnet_expr *single(qnet_sema *s, const qnet_setting *t) {
   return NULL;
 }
 
-static void set_int(qnet_sema *s, const qnet_setting *t, int64_t high, int *out) {
+static void set_int(qnet_sema *s, const qnet_setting *t, int64_t low, int64_t high, int *out) {
   const qnet_expr *e = single(s, t);
   if (!e) return;
   int64_t value = *out;
   const qnet_sema_value v = qnet_sema_eval(s, e);
   char what[40];
   snprintf(what, sizeof what, "'%s'", t->name.text);
-  if (qnet_sema_to_int(s, &v, what, 1, high, &value)) *out = (int)value;
+  if (qnet_sema_to_int(s, &v, what, low, high, &value)) *out = (int)value;
 }
 
 /* One number, or one for each stage. */
 static void set_epochs(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
   if (t->values.count == 1) {
-    set_int(s, t, MAX_EPOCHS, &r->epochs);
+    set_int(s, t, 1, MAX_EPOCHS, &r->epochs);
     return;
   }
   int count = 0;
@@ -249,12 +249,12 @@ static void set_bits(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
 }
 
 static void set_batch(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
-  set_int(s, t, MAX_BATCH, &r->batch);
+  set_int(s, t, 1, MAX_BATCH, &r->batch);
 }
 
 /* Less than all epochs: the check needs both, so it is made where training begins. */
 static void set_warmup(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
-  set_int(s, t, MAX_EPOCHS, &r->warmup_epochs);
+  set_int(s, t, 0, MAX_EPOCHS, &r->warmup_epochs);
 }
 
 static void set_optimizer(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {

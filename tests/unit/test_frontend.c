@@ -170,7 +170,7 @@ static void test_resnet(void **state) {
   assert_null(qnet_symbol_find(p.module, "basic4.shortcut1.conv1.weight"));
   assert_int_equal(p.recipe.schedule, QNET_SCHEDULE_COSINE);
   assert_int_equal(p.recipe.epochs, 60);
-  assert_true(p.recipe.nesterov);
+  assert_true(p.recipe.nesterov && p.recipe.weight_decay == 5e-4);
   assert_int_equal(p.recipe.crop_pad, 4);
   assert_true(p.recipe.smallest_area == 0 && p.recipe.brightness == 0);
   qnet_module_destroy(p.module);
