@@ -240,6 +240,37 @@ static void test_quantizers_alone_refused(void **state) {
                  "net.qnet:11:22: error: a stage of f32 has no quantizers", "^~");
 }
 
+/* The n-th allocation of a training fails; returns how many it took when none did. */
+static uint64_t train_failing(const char *set, const char *options, uint64_t n) {
+  qnet_failing_allocator f;
+  qnet_failing_allocator_init(&f, n, n % 2 == 0);
+  char *reports;
+  const qnet_status status = test_train_with(&f.base, set, "memory", options, &reports);
+  if (status != (f.failed ? QNET_NO_MEMORY : QNET_OK))
+    fail_msg("allocation %llu: status %d\n%s", (unsigned long long)n, (int)status, reports);
+  free(reports);
+  if (f.live_bytes)
+    fail_msg("allocation %llu: %zu bytes leak", (unsigned long long)n, f.live_bytes);
+  return f.count;
+}
+
+/* Stages, teacher and statistics without memory at some twenty places each. */
+static void test_no_memory(void **state) {
+  (void)state;
+  static const char *const options[] = {
+      "--epochs=1 --limit=32",
+      "--init=@/f32.safetensors --distill=@/f32.safetensors --epochs=1 --limit=32",
+      "--init=@/f32.safetensors --no-labels --train=quantizers --epochs=1 --limit=32"};
+  for (int i = 0; i < COUNT(options); i++) {
+    test_write_net("quantize qil(weights = 2, activations = 2) except first, last",
+                   i == 0 ? "bits = progressive(32, 2)" : "");
+    if (i == 0) test_must_train("waves", "f32", "--quantizer=none --epochs=1 --limit=32");
+    const uint64_t count = train_failing("waves", options[i], 0);
+    for (uint64_t n = 7; n <= count; n += 1 + count / 20)
+      train_failing("waves", options[i], n);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup(test_quantizer_rate, prepare),
@@ -251,6 +282,7 @@ int main(void) {
       cmocka_unit_test_setup(test_quantizers_alone, prepare),
       cmocka_unit_test_setup(test_foreign_images, prepare),
       cmocka_unit_test_setup(test_quantizers_alone_refused, prepare),
+      cmocka_unit_test_setup(test_no_memory, prepare),
   };
   return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }
