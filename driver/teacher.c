@@ -2,6 +2,7 @@
 #include "driver/teacher.h"
 #include "codegen/plan.h"
 #include "driver/predictor.h"
+#include "driver/weight_names.h"
 #include "driver/weights.h"
 #include "passes/pass.h"
 
@@ -29,6 +30,7 @@ static qnet_status load(qnet_session *s, qnet_module *m) {
   qnet_tensor_file f;
   qnet_tensor_file_init(&f, s->allocator);
   qnet_status status = qnet_tensor_file_read(&f, path, s->diag);
+  if (status == QNET_OK) status = qnet_weight_names_match(m, &f, s->options.map, path, s->diag);
   if (status == QNET_OK) status = qnet_weights_load(m, &f, path, s->diag);
   qnet_tensor_file_free(&f);
   return status;

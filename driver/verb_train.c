@@ -10,6 +10,7 @@
 #include "driver/stop.h"
 #include "driver/teacher.h"
 #include "driver/trainer.h"
+#include "driver/weight_names.h"
 #include "driver/weights.h"
 #include "passes/quantizer.h"
 #include "passes/quantizer_state.h"
@@ -92,14 +93,17 @@ static qnet_status check_what(const qnet_session *s, const qnet_program *p,
   return qnet_error_in(s->diag, "qnetc", "--train takes 'all' or 'quantizers', not '%s'", what);
 }
 
-/* --init: layers' weights from the file; else initial values. */
+/* --init: layers' weights from the file, as far as it has them; else initial values. */
 static qnet_status initial_weights(qnet_session *s, qnet_program *p, uint64_t seed) {
   if (!s->options.init) return qnet_weights_init(p->module, seed, s->diag);
   qnet_tensor_file f;
   qnet_tensor_file_init(&f, s->allocator);
   qnet_status status = qnet_tensor_file_read(&f, s->options.init, s->diag);
   if (status == QNET_OK) status = warn_packed(&f, s->options.init, s->diag);
-  if (status == QNET_OK) status = qnet_weights_load(p->module, &f, s->options.init, s->diag);
+  if (status == QNET_OK)
+    status = qnet_weight_names_match(p->module, &f, s->options.map, s->options.init, s->diag);
+  if (status == QNET_OK) status = qnet_weights_load_some(p->module, &f, s->options.init, s->diag);
+  if (status == QNET_OK) status = qnet_weights_init(p->module, seed, s->diag);
   qnet_tensor_file_free(&f);
   return status;
 }

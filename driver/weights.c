@@ -223,18 +223,34 @@ static qnet_status load_states(qnet_module *m, const qnet_tensor_file *f, const 
   return status;
 }
 
-qnet_status qnet_weights_load(qnet_module *m, const qnet_tensor_file *f, const char *path,
-                              qnet_diag *d) {
+/* needed: states that the file lacks are an error. */
+static qnet_status load_and_tell(qnet_module *m, const qnet_tensor_file *f, const char *path,
+                                 bool needed, qnet_diag *d) {
   qnet_strbuf missing;
   qnet_strbuf_init(&missing, m->allocator);
-  int count = 0;
+  int count = 0, total = 0;
+  for (const qnet_symbol *s = m->first_symbol; s; s = s->next)
+    total += s->kind == QNET_SYMBOL_STATE && !qnet_name_is_quantizer(s->name);
   qnet_status status = load_states(m, f, path, &missing, &count, d);
-  if (count && status == QNET_OK)
+  if (status == QNET_OK) warn_unused(m, f, path, d);
+  if (count && status == QNET_OK && (needed || count == total))
     status = qnet_error_in(d, path, "tensors that the network needs are missing: %s",
                            qnet_strbuf_text(&missing));
+  else if (count && status == QNET_OK)
+    qnet_warning_in(d, path, "these start from initial values, the file lacks them: %s",
+                    qnet_strbuf_text(&missing));
   qnet_strbuf_free(&missing);
-  if (status == QNET_OK) warn_unused(m, f, path, d);
   return status;
+}
+
+qnet_status qnet_weights_load(qnet_module *m, const qnet_tensor_file *f, const char *path,
+                              qnet_diag *d) {
+  return load_and_tell(m, f, path, true, d);
+}
+
+qnet_status qnet_weights_load_some(qnet_module *m, const qnet_tensor_file *f, const char *path,
+                                   qnet_diag *d) {
+  return load_and_tell(m, f, path, false, d);
 }
 
 /* ---- store --------------------------------------------------------------------------------- */

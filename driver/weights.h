@@ -17,6 +17,10 @@ qnet_status qnet_weights_init(qnet_module *m, uint64_t seed, qnet_diag *d);
  * the module has no use for are listed in one warning, but for those of quantizers. */
 qnet_status qnet_weights_load(qnet_module *m, const qnet_tensor_file *f, const char *path,
                               qnet_diag *d);
+/* The same, but states that the file lacks stay without content, with a warning that lists them; an
+ * error when it has none of all. */
+qnet_status qnet_weights_load_some(qnet_module *m, const qnet_tensor_file *f, const char *path,
+                                   qnet_diag *d);
 /* Adds the layers' states, quantizer parameters and frozen tables of a module to a file. */
 qnet_status qnet_weights_store(const qnet_module *m, qnet_tensor_file *f, qnet_diag *d);
 

@@ -123,6 +123,21 @@ check pack-cut fails 1 "cut-p2.safetensors" $qnetc eval "$net" --weights=cut-p2.
 check pack-other-net fails 1 "p2.safetensors" $qnetc eval "$root/examples/tiny.qnet" --weights=p2.safetensors \
   --data=data
 
+# ---- weights whose layers have other names --------------------------------------------------------
+sed 's/block layer/block unit/; s/layer(64/unit(64/g; s/layer(128)/unit(128)/; s/"stem"/"first"/' "$net" >names.qnet
+names="$qnetc eval names.qnet --weights=f32.safetensors --quantizer=none --data=data"
+check names-order sh -c "$names --logits=names.npy 2>err && cmp names.npy f32jit.npy &&
+  grep -q 'warning: .*matched by order' err && grep -q 'note: unit3.conv1 = layer3.conv1' err"
+sed -n 's/.*note: //p' err >pairs.map
+check names-map sh -c "$names --map=pairs.map --logits=map.npy 2>err && cmp map.npy f32jit.npy && ! grep -q warning err"
+echo 'unit9.conv1 = layer1.conv1' >bad.map
+check names-bad-map fails 1 "bad.map: error: line 1: the network has no layer 'unit9.conv1'" $names --map=bad.map
+sed 's/|> global/|> conv(16, 1x1, name = "more") |> conv(128, 1x1, name = "again") |> global/' "$net" >more.qnet
+check names-missing fails 1 "are missing: more.weight, again.weight" $qnetc eval more.qnet \
+  --weights=f32.safetensors --quantizer=none --data=data
+check init-some sh -c "$qnetc train more.qnet --init=f32.safetensors --quantizer=none --data=data --epochs=1 \
+  -o more.safetensors 2>err && grep -q 'these start from initial values.*: more.weight, again.weight' err"
+
 # ---- outputs ------------------------------------------------------------------------------------
 for kind in o s ll bc so; do
   check write-$kind sh -c "$qnetc '$net' --weights=w2.safetensors -o model.$kind && [ -s model.$kind ] &&
