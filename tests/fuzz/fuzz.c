@@ -3,6 +3,7 @@
  *   fuzz [N]            N cases, shared among all targets (default 1000)
  *   fuzz N TARGET       N cases of one target
  *   fuzz N TARGET FIRST the same from case FIRST on; N = 1 repeats one case
+ *   fuzz N all FIRST    N cases shared among all targets, each from its case FIRST on
  *
  * Case i of a target is a function of (target, i) alone. Cases run in a child process, which tells
  * its parent by shared memory where it is: a crash, a sanitizer's report or a hang costs one case,
@@ -432,10 +433,11 @@ int main(int argc, char **argv) {
   enum { TARGETS = sizeof targets / sizeof targets[0] };
   const uint64_t count = argc > 1 ? strtoull(argv[1], NULL, 10) : 1000;
   const uint64_t first = argc > 3 ? strtoull(argv[3], NULL, 10) : 0;
+  const char *only = argc > 2 && strcmp(argv[2], "all") != 0 ? argv[2] : NULL;
   int passed = 0, failed = 0;
   for (size_t i = 0; i < TARGETS; i++) {
-    if (argc > 2 && strcmp(argv[2], targets[i]->name) != 0) continue;
-    const uint64_t n = argc > 2 ? count : count * (uint64_t)targets[i]->share / 100;
+    if (only && strcmp(only, targets[i]->name) != 0) continue;
+    const uint64_t n = only ? count : count * (uint64_t)targets[i]->share / 100;
     if (run_target(targets[i], first, n))
       failed++;
     else

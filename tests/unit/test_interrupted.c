@@ -10,7 +10,7 @@ static const char options[] =
     "--epochs=2 --frozen-epochs=1 --limit=64 --checkpoint-steps=1 --resume";
 static const char *const ends[] = {".safetensors", ".best.safetensors", ".metrics.jsonl", ".ckpt",
                                    ".ckpt.prev"};
-enum { ENDS = sizeof ends / sizeof ends[0], COMPARED = 4, FAILURES = 90, EARLY = 30, EVERY = 9 };
+enum { ENDS = sizeof ends / sizeof ends[0], COMPARED = 4, FAILURES = 60, EARLY = 20, EVERY = 9 };
 
 static uint64_t allocations; /* of the whole run */
 
