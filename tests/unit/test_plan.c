@@ -235,6 +235,28 @@ static void test_exact_split_channels(void **state) {
   qnet_diag_destroy(d);
 }
 
+/* Channels that lie together, and channels apart. */
+static void test_exact_slice_and_pad(void **state) {
+  (void)state;
+  static const char text[] =
+      "module @s nn {\n"
+      "  func @eval(%image: tensor<3x4x5x6xu8>) {\n"
+      "    %0 = nn.normalize(%image) {mean = [0.5, 0.5, 0.5, 0.5, 0.5, 0.5], "
+      "std = [0.25, 0.25, 0.25, 0.25, 0.25, 0.25]} : tensor<3x4x5x6xf32>\n"
+      "    %1 = nn.slice(%0) {begin = [1, 0, 2], stride = [2, 2, 1]} : tensor<3x2x3x4xf32>\n"
+      "    %2 = nn.slice(%1) {begin = [0, 1, 1], stride = [1, 1, 2]} : tensor<3x2x2x2xf32>\n"
+      "    %3 = nn.pad(%2) {begin = [1, 0, 3], stride = [1, 2, 1]} : tensor<3x4x4x6xf32>\n"
+      "    %4 = nn.pad(%3) {begin = [0, 1, 1], stride = [1, 1, 3]} : tensor<3x4x6x18xf32>\n"
+      "    yield %4\n"
+      "  }\n"
+      "}\n";
+  qnet_diag *d = qnet_diag_create(qnet_allocator_system());
+  qnet_module *m = test_parse(text, d);
+  compare_exact(m, 3, SEED, d);
+  qnet_module_destroy(m);
+  qnet_diag_destroy(d);
+}
+
 /* ---- symbols and memory -----------------------------------------------------------------------*/
 
 /* Reads before and after writes, exchanged symbols, a result that is also written. */
@@ -322,6 +344,7 @@ int main(void) {
       cmocka_unit_test(test_exact_f32),
       cmocka_unit_test(test_exact_frozen_training),
       cmocka_unit_test(test_exact_split_channels),
+      cmocka_unit_test(test_exact_slice_and_pad),
       cmocka_unit_test(test_symbols),
       cmocka_unit_test(test_missing_content),
       cmocka_unit_test(test_out_of_memory_in_plan),
