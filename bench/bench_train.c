@@ -1,11 +1,14 @@
 /* Training steps on command, for bench/train.py, which lets qnetc and PyTorch take turns. A step is
  * that of `qnetc train`: the loader's thread crops and flips, the plan computes, quantizers learn.
  *
- * usage: bench_train NET.qnet --data=D [any option of qnetc train]
- * stdin: lines "augmented N", "plain N" (the first images in their order, as they are) or "save
- * FILE" stdout: a line for each: seconds, peak memory in KiB, the loss of every step; or "saved" */
+ * usage: bench_train NET.qnet --data=D [--quantizer=Q] [--threads=N]
+ *
+ * stdin: lines "augmented N", "plain N" (the first images, as they are) or "save FILE".
+ *
+ * stdout: a line for each: seconds, peak memory in KiB, the loss of every step; or "saved". */
 #include "driver/data.h"
 #include "driver/model.h"
+#include "driver/stages.h"
 #include "driver/trainer.h"
 #include "driver/weights.h"
 #include "runtime/loader.h"
@@ -14,6 +17,9 @@
 #include <string.h>
 
 enum { MAX_ARGUMENTS = 32, MAX_STEPS = 1000, MAX_LINE = 4096 };
+
+/* As in a warm-up: no run ends in numbers that are not finite. */
+static const double rate = 0.01;
 
 typedef struct bench {
   qnet_session session;
@@ -40,37 +46,26 @@ static qnet_status parse(bench *b, int argc, char **argv, qnet_diag *d) {
   return QNET_OK;
 }
 
-static qnet_status load_weights(bench *b, qnet_diag *d) {
-  const char *path = b->session.options.init;
-  if (!path) return qnet_weights_init(b->program.module, 1, d);
-  qnet_tensor_file f;
-  qnet_tensor_file_init(&f, b->session.allocator);
-  qnet_status status = qnet_tensor_file_read(&f, path, d);
-  if (status == QNET_OK) status = qnet_weights_load(b->program.module, &f, path, d);
-  qnet_tensor_file_free(&f);
-  return status;
-}
-
 static qnet_status load_data(bench *b, qnet_diag *d) {
-  const qnet_type *in = qnet_symbol_find(b->program.module, "eval")->body->arg[0].type;
-  const int64_t outputs =
-      qnet_type_elements(qnet_symbol_find(b->program.module, "eval")->body->last->operand[0]->type);
-  QNET_TRY(qnet_data_load(b->session.allocator, b->session.options.data, QNET_SPLIT_TRAIN, in,
-                          outputs, &b->data, d));
+  const qnet_region *body = qnet_symbol_find(b->program.module, "eval")->body;
+  QNET_TRY(qnet_data_load(b->session.allocator, b->session.options.data, QNET_SPLIT_TRAIN,
+                          body->arg[0].type, qnet_type_elements(body->last->operand[0]->type),
+                          &b->data, d));
   b->order = qnet_alloc_array(b->session.allocator, (size_t)b->data.count, sizeof *b->order);
   return b->order ? QNET_OK : qnet_out_of_memory(d);
 }
 
+/* From initial weights: nothing is fitted, and no statistics are to be observed. */
 static qnet_status begin(bench *b, int argc, char **argv, qnet_diag *d) {
   QNET_TRY(parse(b, argc, argv, d));
   QNET_TRY(qnet_session_program(&b->session, &b->program));
   QNET_TRY(qnet_model_quant_spec(&b->session, &b->program));
-  QNET_TRY(load_weights(b, d));
-  QNET_TRY(load_data(b, d));
   QNET_TRY(qnet_stages_plan(&b->session, &b->program, &b->stages));
+  QNET_TRY(qnet_weights_init(b->program.module, 1, d));
+  QNET_TRY(load_data(b, d));
   QNET_TRY(qnet_trainer_create(&b->session, &b->program, &b->stages, NULL, &b->trainer));
   b->engine = qnet_trainer_engine(b->trainer);
-  int64_t batches = 0; /* those over which batch norm would be estimated anew: not here */
+  int64_t batches = 0;
   return b->engine.enter_stage(b->engine.ctx, 0, &batches, d);
 }
 
@@ -88,8 +83,7 @@ static qnet_status run_steps(bench *b, qnet_loader *loader, int steps, double *l
     qnet_batch batch;
     qnet_step_result result;
     QNET_TRY(qnet_loader_next(loader, &batch, d));
-    QNET_TRY(b->engine.step(b->engine.ctx, batch.images, batch.labels, b->program.recipe.lr,
-                            &result, d));
+    QNET_TRY(b->engine.step(b->engine.ctx, batch.images, batch.labels, rate, &result, d));
     loss[i] = result.loss;
   }
   return QNET_OK;

@@ -1,6 +1,7 @@
 """Runs the training benchmark: qnetc (bench_train) and PyTorch (torch_train.py) take turns at steps
 of ResNet-20, quantizer by quantizer; prints a table and writes it to bench/results-train.md."""
 
+import math
 import os
 import statistics
 import subprocess
@@ -52,6 +53,8 @@ class Contestant:
 
     def run(self, steps, mode="augmented"):
         seconds, self.peak, *losses = map(float, self.ask(f"{mode} {steps}"))
+        if not all(map(math.isfinite, losses)):
+            sys.exit(f"{' '.join(self.process.args)}: the loss is not finite")
         self.seconds.append(seconds / steps)
         return losses
 
@@ -64,10 +67,9 @@ class Contestant:
             sys.exit(f"{' '.join(self.process.args)}: failed")
 
 
-def ours(directory, quantizer, weights=None):
+def ours(directory, quantizer):
     command = [os.path.join(BUILD, "bin", "bench_train"), NET, "--data=" + directory]
-    command += [f"--threads={THREADS}", "--quantizer=" + quantizer]
-    return Contestant(command + (["--init=" + weights] if weights else []))
+    return Contestant([*command, "--quantizer=" + quantizer, f"--threads={THREADS}"])
 
 
 def torch(directory, quantizer, weights, layout):
@@ -95,8 +97,11 @@ def write_images(directory):
 
 
 def check(directory, weights):
-    """Both compute the same: f32 losses of the first steps from equal weights, on equal batches."""
-    contestants = [ours(directory, "none", weights), torch(directory, "none", weights, LAYOUTS[0])]
+    """Both compute the same: f32 losses of the first steps from equal weights, which qnetc writes,
+    on equal batches."""
+    contestants = [ours(directory, "none")]
+    contestants[0].ask("save " + weights)
+    contestants += [torch(directory, "none", weights, LAYOUTS[0])]
     a, b = (c.run(CHECKED_STEPS, "plain") for c in contestants)
     for c in contestants:
         c.close()
@@ -108,7 +113,7 @@ def check(directory, weights):
 
 
 def measure(directory, weights, quantizer, quantizer_of_torch):
-    contestants = [ours(directory, quantizer, weights)]
+    contestants = [ours(directory, quantizer)]
     contestants += [torch(directory, quantizer_of_torch, weights, layout) for layout in LAYOUTS]
     for c in contestants:
         c.run(WARM)
@@ -144,9 +149,9 @@ def head(images, losses):
 
 Written by `make bench-train`: whole training steps of ResNet-20 (examples/resnet20.qnet), batch
 {BATCH}, {THREADS} threads, SGD with momentum, batches cropped and flipped by both sides from 10000
-images in memory ({images}). qnetc and PyTorch {version} take turns in one run; images a second are
-medians of {ROUNDS} rounds of {STEPS} steps, peak memory is that of the process (PyTorch: of its faster
-layout). CPU: {processor()}; load before the run: {os.getloadavg()[0]:.1f}.
+images in memory ({images}). qnetc and PyTorch {version} take turns in one run; images a
+second are medians of {ROUNDS} rounds of {STEPS} steps, peak memory is that of the process (PyTorch:
+of its faster layout). CPU: {processor()}; load before the run: {os.getloadavg()[0]:.1f}.
 
 PyTorch's quantizers are ours (bench/torch_quantizers.py), eager. LQ-Nets stands twice: with QEM by
 matrix products of codes, as the paper writes it, and by counts and sums by code, as qnetc does it.
@@ -163,9 +168,6 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         images = write_images(directory)
         weights = os.path.join(directory, "weights.safetensors")
-        first = ours(directory, "none")
-        first.ask("save " + weights)
-        first.close()
         text = head(images, check(directory, weights))
         print(text, end="", flush=True)
         for title, quantizer, quantizer_of_torch in ROWS:
