@@ -116,9 +116,9 @@ qnet_status qnet_model_insert_quantizers(qnet_session *s, const qnet_program *pr
   char pipeline[256];
   snprintf(pipeline, sizeof pipeline,
            "insert-quantizers{quantizer=%s,activation_quantizer=%s,weights=%d,activations=%d,grid=%"
-           "d,planes=%d,first=%d,last=%d}",
+           "d,planes=%d,least=%d,first=%d,last=%d}",
            q->quantizer, activation_quantizer(q), q->weight_bits, q->activation_bits, q->grid,
-           q->planes, q->first_bits, q->last_bits);
+           q->planes, q->least, q->first_bits, q->last_bits);
   const qnet_pipeline_options options = {0};
   QNET_TRY(qnet_pipeline_run(program->module, pipeline, &options, NULL, s->diag));
   if (!has_quantizer(program->module))

@@ -3,6 +3,7 @@
 #define QNET_DRIVER_STAGES_H
 
 #include "driver/session.h"
+#include "passes/quantizer.h"
 #include "runtime/train.h"
 
 typedef struct qnet_stages {
@@ -15,8 +16,12 @@ typedef struct qnet_stages {
   bool progressive;
 } qnet_stages;
 
-/* p: with its own bits as --quantizer and --bits say. A stage has these or more; the last one must
- * have exactly these, so that what is trained is what is deployed: --bits leaves the stages below
+/* What a layer names for itself, by role; false where the net's line holds. *q is NULL for none. */
+bool qnet_layer_quantizer(const qnet_op *op, qnet_role role, const qnet_quantizer **q, int *bits);
+
+/* p: with its own bits as --quantizer and --bits say. A layer has these or
+ * more in a stage; the last one must have the fewest bits of any layer, so that what is trained is
+ * what is deployed: --bits leaves the stages below
  * out. Bits that a method does not have are an error at their place in the recipe. */
 qnet_status qnet_stages_plan(const qnet_session *s, const qnet_program *p, qnet_stages *out);
 /* Fills the epochs and stages of training options, which borrow the names. */

@@ -54,9 +54,23 @@ static qnet_status warn_packed(const qnet_tensor_file *f, const char *path, qnet
 }
 
 /* What learns by itself: by gradient, or from the values that it sees. */
-static bool learns(const char *name, int bits) {
-  const qnet_quantizer *q = bits != QNET_F32_BITS ? qnet_quantizer_find(name) : NULL;
-  return q && (q->learn || q->update);
+static bool learns(const qnet_quantizer *q, int bits) {
+  return q && bits != QNET_F32_BITS && (q->learn || q->update);
+}
+
+/* By the net's line, or by a layer of its own. */
+static bool any_learns(const qnet_program *p) {
+  const qnet_quant_spec *spec = &p->quant;
+  const char *other = spec->activation_quantizer ? spec->activation_quantizer : spec->quantizer;
+  if (learns(qnet_quantizer_find(spec->quantizer), spec->weight_bits) ||
+      learns(qnet_quantizer_find(other), spec->activation_bits))
+    return true;
+  const qnet_quantizer *q;
+  int bits;
+  for (const qnet_op *op = qnet_symbol_find(p->module, "eval")->body->first; op; op = op->next)
+    for (int role = 0; role < 2; role++)
+      if (qnet_layer_quantizer(op, (qnet_role)role, &q, &bits) && learns(q, bits)) return true;
+  return false;
 }
 
 /* --train=quantizers: are there any in every stage, with something to learn, and weights? */
@@ -74,9 +88,7 @@ static qnet_status check_quantizers_alone(const qnet_session *s, const qnet_prog
   if (!stages->stage[0].quant.quantizer)
     return qnet_error(s->diag, p->recipe.stage[0].loc,
                       "a stage of f32 has no quantizers that --train=quantizers could train");
-  const char *activations = q->activation_quantizer ? q->activation_quantizer : q->quantizer;
-  if (learns(q->quantizer, q->weight_bits) || learns(activations, q->activation_bits))
-    return QNET_OK;
+  if (any_learns(p)) return QNET_OK;
   return qnet_error_in(s->diag, "qnetc",
                        "--train=quantizers: '%s' has nothing to learn but weights", q->quantizer);
 }

@@ -14,6 +14,7 @@ typedef struct qnet_quant_spec {
   const char *activation_quantizer; /* NULL: the same as of the weights */
   int weight_bits, activation_bits; /* QNET_F32_BITS: that side stays f32 */
   int grid;
+  int least;                 /* 0; in a stage of progressive bits layers have no fewer */
   int planes;                /* that the levels may take; 0: as many as they do */
   int first_bits, last_bits; /* policy for the first and last layer: 0 = f32, 8 = 8 bit, else like
                                 the others (-1) */

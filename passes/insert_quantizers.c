@@ -11,7 +11,7 @@
  * .param that hold the quantizer's initial values.
  *
  * A layer with attributes quantizer, bits, grid, planes of its own follows them, whatever the
- * options say.
+ * options say, but for `least`: a side with fewer bits gets so many, and free planes.
  *
  * Needs level nn, weights that are read from a symbol L.weight. Gives QNET_FACT_QUANTIZERS. */
 #include "ir/ops.h"
@@ -150,10 +150,15 @@ static qnet_status read_own_spec(const qnet_pass_context *c, const qnet_op *op, 
   QNET_TRY(set_quantizers(c, op->loc, out, qnet_op_string(op, "quantizer")));
   if (bits != NULL && bits->count != 2)
     return qnet_error(c->diag, op->loc, "a layer's bits are two numbers: of weights and inputs");
-  QNET_TRY(set_bits(c, op->loc, out, QNET_ROLE_WEIGHT, bits != NULL ? bits->ints[0] : 2));
-  QNET_TRY(set_bits(c, op->loc, out, QNET_ROLE_ACTIVATION, bits != NULL ? bits->ints[1] : 2));
+  const int64_t least = qnet_pass_option_int(c, "least", 0);
+  bool raised = false;
+  for (int role = 0; role < 2; role++) {
+    const int64_t own = bits != NULL ? bits->ints[role] : 2;
+    raised = raised || own < least;
+    QNET_TRY(set_bits(c, op->loc, out, (qnet_role)role, own < least ? least : own));
+  }
   QNET_TRY(set_grid(c, op->loc, out, qnet_op_int(op, "grid", MAX_GRID)));
-  return set_planes(c, op->loc, out, qnet_op_int(op, "planes", 0));
+  return set_planes(c, op->loc, out, raised ? 0 : qnet_op_int(op, "planes", 0));
 }
 
 /* What the policy option `key` (first, last) makes of the others' spec. */

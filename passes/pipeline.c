@@ -33,7 +33,7 @@ static const qnet_pass passes[] = {
    "sets the batch of @eval"},
   {"insert-quantizers", qnet_pass_insert_quantizers, NN, NN, 0, QUANTIZERS, 0,
    "quantizer:word activation_quantizer:word weights:int activations:int grid:int "
-   "planes:int first:int last:int",
+   "planes:int least:int first:int last:int",
    "puts nn.quantize before the weights and inputs of layers that are to be quantized"},
   {"autodiff", qnet_pass_autodiff, NN, NN, 0, 0, 0,
    "optimizer:word momentum:float weight_decay:float nesterov:int beta1:float beta2:float "

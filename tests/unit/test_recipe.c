@@ -91,6 +91,47 @@ static void test_progressive(void **state) {
   }
 }
 
+static void same_tensor(const char *a, const char *b, const char *name) {
+  qnet_blob *x = test_tensor(a, name), *y = test_tensor(b, name);
+  if (!qnet_blob_equal(x, y)) fail_msg("'%s' of %s is not that of %s", name, a, b);
+  qnet_blob_release(x);
+  qnet_blob_release(y);
+}
+
+/* A net without a `quantize` line, of which one layer names its own. */
+static void write_own(const char *settings) {
+  char text[600];
+  snprintf(text, sizeof text,
+           "net waves(classes = 3) {\n"
+           "  input image: u8[1, 8, 8] normalize(mean = 0.5, std = 0.25)\n"
+           "  x = image |> conv(8, 3x3, pad = 1) |> bn |> relu\n"
+           "  x = x |> conv(8, 3x3, pad = 1, quantize = lsq(weights = 2, activations = 3)) |> bn\n"
+           "  return x |> relu |> global_avg_pool |> dense(classes)\n"
+           "}\n"
+           "train { batch = 32  epochs = 1  %s }\n",
+           settings);
+  test_write_text("net.qnet", text);
+}
+
+/* Layers that name their own bits have these or the stage's, whichever are more. */
+static void test_progressive_layers(void **state) {
+  (void)state;
+  char metrics[MAX_METRICS];
+  write_own("bits = progressive(32, 4, 2)");
+  test_must_train("waves", "out", "");
+  read_metrics("out", metrics);
+  assert_non_null(strstr(metrics, "\"stage\": 2, \"bits\": \"4/4\""));
+  assert_non_null(strstr(metrics, "\"stage\": 3, \"bits\": \"2/2\""));
+  qnet_blob *levels = test_tensor("out", "conv2.input_quantizer.table.level");
+  assert_int_equal(qnet_blob_elements(levels), 8);
+  qnet_blob_release(levels);
+  write_own("bits = progressive(32, 4, 3)");
+  test_must_fail("waves", "", "the last stage has 3 bits, but the network is to have 2", "^");
+  write_own("");
+  test_must_train("waves", "alone", "--init=@/out.safetensors --train=quantizers");
+  same_tensor("out", "alone", "conv2.weight");
+}
+
 /* The best of a stage is not compared with that of another: f32 would win. */
 static void test_best_of_stage(void **state) {
   (void)state;
@@ -133,13 +174,6 @@ static void test_statistics(void **state) {
   assert_true(fabsf(mean) > 0.01f && var > 0.01f);
   assert_true(fabsf(test_value("out", "bn1.running_mean") - mean) < 1e-4f * fabsf(mean));
   assert_true(fabsf(test_value("out", "bn1.running_var") - var) < 1e-3f * var);
-}
-
-static void same_tensor(const char *a, const char *b, const char *name) {
-  qnet_blob *x = test_tensor(a, name), *y = test_tensor(b, name);
-  if (!qnet_blob_equal(x, y)) fail_msg("'%s' of %s is not that of %s", name, a, b);
-  qnet_blob_release(x);
-  qnet_blob_release(y);
 }
 
 static void same_weights(const char *a, const char *b) {
@@ -276,6 +310,7 @@ int main(void) {
       cmocka_unit_test_setup(test_quantizer_rate, prepare),
       cmocka_unit_test_setup(test_rate_without_gradient, prepare),
       cmocka_unit_test_setup(test_progressive, prepare),
+      cmocka_unit_test_setup(test_progressive_layers, prepare),
       cmocka_unit_test_setup(test_best_of_stage, prepare),
       cmocka_unit_test_setup(test_progressive_refused, prepare),
       cmocka_unit_test_setup(test_statistics, prepare),
