@@ -46,8 +46,12 @@ static int close_stdout(int code) {
   return EXIT_USER;
 }
 
+static void show(qnet_diag *d) {
+  qnet_diag_print(d, stderr, wants_colour());
+}
+
 static int run(int argc, char **argv, qnet_diag *d) {
-  qnet_session s = {.allocator = qnet_allocator_system(), .diag = d};
+  qnet_session s = {.allocator = qnet_allocator_system(), .diag = d, .show = show};
   const qnet_status usage = qnet_options_parse(argc, argv, &s.options, d);
   if (s.options.help) {
     qnet_options_help(s.options.verb, stdout);
@@ -61,7 +65,7 @@ static int run(int argc, char **argv, qnet_diag *d) {
       qnet_error_in(d, "qnetc", "internal error (status %d); please report this", (int)status);
     code = exit_code(status);
   }
-  qnet_diag_print(d, stderr, wants_colour());
+  show(d);
   qnet_diag_print_summary(d, stderr);
   return close_stdout(code);
 }

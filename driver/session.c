@@ -10,6 +10,10 @@ bool qnet_has_suffix(const char *path, const char *suffix) {
   return n > m && strcmp(path + n - m, suffix) == 0;
 }
 
+void qnet_session_show(const qnet_session *s) {
+  if (s->show) s->show(s->diag);
+}
+
 qnet_status qnet_session_program(qnet_session *s, qnet_program *out) {
   const qnet_options *o = &s->options;
   char *text;

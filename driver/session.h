@@ -9,6 +9,9 @@ typedef struct qnet_session {
   const qnet_allocator *allocator;
   qnet_diag *diag;
   qnet_options options;
+  /* Shows the reports so far: a verb that takes long calls it before it begins. NULL: they wait for
+   * the verb's end. */
+  void (*show)(qnet_diag *d);
 } qnet_session;
 
 /* The verbs: exit codes follow from the status. */
@@ -21,6 +24,9 @@ qnet_status qnet_verb_pack(qnet_session *s);
 
 /* Reads and parses the input .qnet, with the -D parameters. The caller destroys out->module. */
 qnet_status qnet_session_program(qnet_session *s, qnet_program *out);
+
+/* Calls session->show where there is one. */
+void qnet_session_show(const qnet_session *s);
 
 /* "x.qnet" and ".qnet" -> true. */
 bool qnet_has_suffix(const char *path, const char *suffix);

@@ -115,6 +115,7 @@ static qnet_status open_stage(qnet_trainer *t, int stage, qnet_diag *d) {
   if (is_fitted(t, stage)) QNET_TRY(qnet_refit(t->session, t->now.module, NULL));
   QNET_TRY(make_step(t, d));
   t->stage = stage;
+  qnet_session_show(t->session); /* before hours, not after */
   return QNET_OK;
 }
 

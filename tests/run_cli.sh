@@ -109,7 +109,7 @@ check pack-run sh -c "$qnetc run '$net' image.pgm --weights=p2.safetensors --jso
 check pack-refit sh -c "$qnetc pack '$net' --weights=f32.safetensors --bits=3 -o b3.safetensors &&
   $qnetc eval '$net' --weights=b3.safetensors --bits=3 --data=data --logits=p3.npy && cmp p3.npy b3.npy"
 check pack-init sh -c "$qnetc train '$net' --data=data --init=p2.safetensors --epochs=1 \
-  -o from-packed.safetensors 2>err && grep -q 'warning: packed weights' err"
+  -o from-packed.safetensors 2>err && head -n 1 err | grep -q 'warning: packed weights'"
 check pack-other-bits fails 1 "asks for lqnets 3" $qnetc eval "$net" --weights=p2.safetensors --bits=3 --data=data
 check pack-f32 fails 1 "does not quantize it" $qnetc eval "$net" --weights=p2.safetensors --quantizer=none \
   --data=data
