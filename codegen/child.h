@@ -14,7 +14,9 @@ typedef struct qnet_child_result {
 } qnet_child_result;
 
 /* Runs body(ctx, out_fd) in a child and collects what it writes. An error only when the system
- * refuses a pipe or a process; what became of the body stands in the result. Free it always. */
+ * refuses a pipe or a process; what became of the body stands in the result. Free it always.
+ * No other thread may be at work meanwhile, a loader's for instance: the child would wait for ever
+ * for a lock that such a thread held when it was made. */
 qnet_status qnet_child_run(const qnet_allocator *a, int (*body)(void *ctx, int out_fd), void *ctx,
                            qnet_child_result *result, qnet_diag *d);
 void qnet_child_result_free(qnet_child_result *r);

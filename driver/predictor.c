@@ -52,12 +52,14 @@ int32_t qnet_argmax(const float *logits, int64_t classes) {
   return best;
 }
 
-static qnet_status lower(qnet_predictor *p, const qnet_machine *machine, qnet_diag *d) {
+/* target: NULL for the nn engine, which knows no machine. */
+static qnet_status lower(qnet_predictor *p, const qnet_target_choice *target, qnet_diag *d) {
   static const qnet_level levels[] = {QNET_LEVEL_NN, QNET_LEVEL_QUANT, QNET_LEVEL_BITS,
                                       QNET_LEVEL_LOOP, QNET_LEVEL_LOOP};
   const qnet_pipeline_options options = {0};
   if (p->kind != QNET_ENGINE_NN)
-    return qnet_pipeline_run(p->module, qnet_pipeline_to(levels[p->kind]), &options, machine, d);
+    return qnet_pipeline_run(p->module, qnet_pipeline_to(levels[p->kind]), &options,
+                             &target->machine, d);
   char batch[32];
   snprintf(batch, sizeof batch, "batch{n=%d}", PLAN_BATCH);
   QNET_TRY(qnet_pipeline_run(p->module, batch, &options, NULL, d));
@@ -78,7 +80,7 @@ static qnet_status make_worker(qnet_predictor *p, worker *w, qnet_diag *d) {
 }
 
 static qnet_status prepare(qnet_predictor *p, const qnet_target_choice *target, qnet_diag *d) {
-  QNET_TRY(lower(p, &target->machine, d));
+  QNET_TRY(lower(p, target, d));
   if (p->kind == QNET_ENGINE_NN)
     return qnet_plan_create(p->module, "eval", QNET_PLAN_EXACT, &p->plan, d);
   if (p->kind == QNET_ENGINE_JIT) QNET_TRY(qnet_jit_create(p->module, target, &p->jit, d));
@@ -105,6 +107,7 @@ static qnet_status read_signature(qnet_predictor *p, const qnet_module *nn, qnet
 static qnet_status create(qnet_predictor *p, const qnet_module *nn,
                           const qnet_target_choice *target, qnet_diag *d) {
   QNET_TRY(read_signature(p, nn, d));
+  if (p->kind == QNET_ENGINE_NN) return prepare(p, NULL, d); /* asks no child about the host */
   if (target) return prepare(p, target, d);
   qnet_target_choice host;
   QNET_TRY(qnet_target_choose("native", NULL, NULL, &host, d));
