@@ -186,6 +186,12 @@ static bool rule_global_avg_pool_grad(qnet_verifier *v, const qnet_op *op) {
   return qnet_expect_in(v, op, 0, qnet_tensor2(QNET_F32, x[0], x[3]));
 }
 
+/* Are begin, begin + stride, ..., `count` places, all below size? No sum here can overflow. */
+static bool leads_into(int64_t begin, int64_t stride, int64_t count, int64_t size) {
+  if (begin < 0 || begin >= size || stride < 1) return false;
+  return count - 1 <= (size - 1 - begin) / stride;
+}
+
 /* Every place of `small` lies in `large`. */
 static bool expect_lattice(qnet_verifier *v, const qnet_op *op, const qnet_type *small,
                            const qnet_type *large) {
@@ -195,12 +201,11 @@ static bool expect_lattice(qnet_verifier *v, const qnet_op *op, const qnet_type 
                              (long long)small->dim[0], (long long)large->dim[0]);
   const qnet_lattice l = qnet_op_lattice(op);
   for (int i = 0; i < 3; i++) {
-    const int64_t room = large->dim[i + 1] - l.begin[i];
-    if (l.begin[i] < 0 || l.stride[i] < 1 || room < 1 ||
-        (small->dim[i + 1] - 1) > (room - 1) / l.stride[i])
+    const int64_t size = large->dim[i + 1];
+    if (!leads_into(l.begin[i], l.stride[i], small->dim[i + 1], size))
       return qnet_verify_error(v, op, "begin %lld and stride %lld of %c do not lead into %lld",
                                (long long)l.begin[i], (long long)l.stride[i], "hwc"[i],
-                               (long long)large -> dim[i + 1]);
+                               (long long)size);
   }
   return true;
 }
