@@ -1,6 +1,6 @@
 /* Fusion changes no bit: training steps with compiled loops and without leave the same bytes in
  * every state, whatever the quantizer, the widths and the number of threads. */
-#include "codegen/plan.h"
+#include "codegen/plan_fuse.h"
 #include "driver/weights.h"
 #include "frontend/frontend.h"
 #include "passes/quantizer_state.h"
@@ -72,6 +72,14 @@ static void step(run *r, uint64_t seed, qnet_diag *d) {
   check(qnet_quantizer_sites_update(&r->sites, false, d), d);
 }
 
+/* Loops of a plan that join several steps. */
+static int joined(const run *r) {
+  int count = 0;
+  for (const qnet_plan_step *s = r->plan->first; s != NULL; s = s->next)
+    count += s->loop != NULL && s->loop->steps > 1;
+  return count;
+}
+
 static void compare(const run *a, const run *b) {
   for (const qnet_symbol *s = a->program.module->first_symbol; s != NULL; s = s->next) {
     if (s->kind != QNET_SYMBOL_STATE) continue;
@@ -86,6 +94,8 @@ static void compare_runs(const char *pipeline) {
   run fused, plain;
   start(&fused, pipeline, QNET_PLAN_FAST, d);
   start(&plain, pipeline, QNET_PLAN_UNFUSED, d);
+  assert_true(joined(&fused) > 0);
+  assert_int_equal(joined(&plain), 0);
   for (uint64_t i = 0; i < STEPS; i++) {
     qnet_parallel_set_threads(i % 2 == 0 ? 2 : 1);
     step(&fused, SEED + i, d);
@@ -107,13 +117,17 @@ static void test_f32(void **state) {
 
 static void test_quantized(void **state) {
   (void)state;
-  static const char *const names[] = {"lqnets", "lsq", "qil", "lcq", "dq", "dorefa", "apot"};
+  static const char *const names[] = {
+      "lqnets,weights=2,activations=2", "lqnets,weights=3,activations=3",
+      "lsq,weights=2,activations=2",    "lsq,activation_quantizer=pact,weights=2,activations=1",
+      "qil,weights=2,activations=2",    "lcq,weights=2,activations=2",
+      "dq,weights=2,activations=2",     "dorefa,weights=2,activations=2",
+      "apot,weights=2,activations=2",   "binary,weights=1,activations=1",
+      "sign,weights=1,activations=1"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     char pipeline[160];
     snprintf(pipeline, sizeof pipeline,
-             "batch{n=9},insert-quantizers{quantizer=%s,weights=2,activations=2,first=0,last=8},"
-             "autodiff",
-             names[i]);
+             "batch{n=9},insert-quantizers{quantizer=%s,first=0,last=8},autodiff", names[i]);
     compare_runs(pipeline);
   }
 }
