@@ -19,7 +19,7 @@ enum { QNET_MAX_BASIS = 4 };
  * False when a pivot vanishes. */
 bool qnet_solve(int n, double g[QNET_MAX_BASIS][QNET_MAX_BASIS], double h[QNET_MAX_BASIS]);
 
-/* The same for the least v' g v - 2 h' v with no negative v. */
+/* The same for the least v' g v - 2 h' v with no negative v. False when h is not finite. */
 bool qnet_solve_nonnegative(int n, double g[QNET_MAX_BASIS][QNET_MAX_BASIS],
                             double h[QNET_MAX_BASIS]);
 
