@@ -17,12 +17,23 @@ typedef struct label_room {
 
 struct qnet_teacher {
   const qnet_allocator *allocator;
-  qnet_program program;
+  qnet_module *module;
   qnet_plan *plan;
 };
 
 static const char *weights_of(const qnet_options *o) {
   return o->distill || !o->no_labels ? o->distill : o->init;
+}
+
+/* Such weights are not good for anything but their codes. */
+static void warn_quantized(const qnet_tensor_file *f, const char *path, qnet_diag *d) {
+  const char *quantizer = qnet_tensor_file_meta(f, "qnet.quantizer");
+  const char *bits = qnet_tensor_file_meta(f, "qnet.bits");
+  if (quantizer && strcmp(quantizer, "none") != 0)
+    qnet_warning_in(d, path,
+                    "these weights were trained for quantizers (%s, %s bits), which the network "
+                    "that is followed has not; name those of the f32 network",
+                    quantizer, bits ? bits : "?");
 }
 
 static qnet_status load(qnet_session *s, qnet_module *m) {
@@ -32,27 +43,30 @@ static qnet_status load(qnet_session *s, qnet_module *m) {
   qnet_status status = qnet_tensor_file_read(&f, path, s->diag);
   if (status == QNET_OK) status = qnet_weight_names_match(m, &f, s->options.map, path, s->diag);
   if (status == QNET_OK) status = qnet_weights_load(m, &f, path, s->diag);
+  if (status == QNET_OK) warn_quantized(&f, path, s->diag);
   qnet_tensor_file_free(&f);
   return status;
 }
 
-static qnet_status prepare(qnet_session *s, int batch, qnet_teacher *t) {
-  QNET_TRY(qnet_session_program(s, &t->program));
-  QNET_TRY(load(s, t->program.module));
+static qnet_status prepare(qnet_session *s, const qnet_module *m, int batch, qnet_teacher *t) {
+  t->module = qnet_module_clone(m);
+  if (!t->module) return qnet_out_of_memory(s->diag);
+  QNET_TRY(load(s, t->module));
   char pipeline[32];
   snprintf(pipeline, sizeof pipeline, "batch{n=%d}", batch);
   const qnet_pipeline_options options = {0};
-  QNET_TRY(qnet_pipeline_run(t->program.module, pipeline, &options, NULL, s->diag));
-  return qnet_plan_create(t->program.module, "eval", QNET_PLAN_FAST, &t->plan, s->diag);
+  QNET_TRY(qnet_pipeline_run(t->module, pipeline, &options, NULL, s->diag));
+  return qnet_plan_create(t->module, "eval", QNET_PLAN_FAST, &t->plan, s->diag);
 }
 
-qnet_status qnet_teacher_create(qnet_session *s, int batch, qnet_teacher **out) {
+qnet_status qnet_teacher_create(qnet_session *s, const qnet_module *m, int batch,
+                                qnet_teacher **out) {
   *out = NULL;
   if (!weights_of(&s->options)) return QNET_OK;
   qnet_teacher *t = qnet_alloc(s->allocator, sizeof *t);
   if (!t) return qnet_out_of_memory(s->diag);
   t->allocator = s->allocator;
-  const qnet_status status = prepare(s, batch, t);
+  const qnet_status status = prepare(s, m, batch, t);
   if (status == QNET_OK)
     *out = t;
   else
@@ -63,7 +77,7 @@ qnet_status qnet_teacher_create(qnet_session *s, int batch, qnet_teacher **out) 
 void qnet_teacher_destroy(qnet_teacher *t) {
   if (!t) return;
   if (t->plan) qnet_plan_destroy(t->plan);
-  qnet_module_destroy(t->program.module);
+  qnet_module_destroy(t->module);
   qnet_free(t->allocator, t, sizeof *t);
 }
 
@@ -117,5 +131,5 @@ qnet_status qnet_teacher_label(qnet_teacher *t, qnet_dataset *set, qnet_diag *d)
 }
 
 uint64_t qnet_teacher_hash(const qnet_teacher *t) {
-  return qnet_state_hash(t->program.module);
+  return qnet_state_hash(t->module);
 }

@@ -7,9 +7,11 @@
 
 typedef struct qnet_teacher qnet_teacher;
 
-/* The network of the session's source without quantizers, with the weights of --distill (or, with
- * --no-labels, of --init), for batches of so many images. *out is NULL when there is none. */
-qnet_status qnet_teacher_create(qnet_session *s, int batch, qnet_teacher **out);
+/* A copy of a network without quantizers, with the weights of --distill (or, with --no-labels, of
+ * --init), for batches of so many images. *out is NULL when there is none. Weights that a quantizer
+ * was trained with bring a warning. */
+qnet_status qnet_teacher_create(qnet_session *s, const qnet_module *m, int batch,
+                                qnet_teacher **out);
 void qnet_teacher_destroy(qnet_teacher *t); /* NULL is fine */
 /* Its logits for a batch; borrowed until the next call. */
 qnet_status qnet_teacher_logits(qnet_teacher *t, const uint8_t *images, const qnet_blob **out,

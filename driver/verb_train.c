@@ -247,7 +247,7 @@ static qnet_status train(qnet_session *s, qnet_program *p, const qnet_stages *st
   qnet_teacher *teacher;
   QNET_TRY(qnet_run_fields_begin(s, p, &fields));
   QNET_TRY(initial_weights(s, p, options.seed));
-  QNET_TRY(qnet_teacher_create(s, p->recipe.batch, &teacher));
+  QNET_TRY(qnet_teacher_create(s, p->module, p->recipe.batch, &teacher));
   qnet_status status =
       qnet_run_fields_add(s, p, &options, teacher, &data->train, &data->test, &fields);
   if (status == QNET_OK && s->options.no_labels) status = label_test(s, teacher, data);

@@ -274,13 +274,37 @@ static void test_quantizers_alone_refused(void **state) {
                  "net.qnet:11:22: error: a stage of f32 has no quantizers", "^~");
 }
 
-/* The n-th allocation of a training fails; returns how many it took when none did. */
+static int count_text(const char *reports, const char *text) {
+  int count = 0;
+  for (const char *at = reports; (at = strstr(at, text)) != NULL; at++)
+    count++;
+  return count;
+}
+
+/* What the source has to be warned of is said once, and what the teacher has too. */
+static void test_teacher_warnings(void **state) {
+  (void)state;
+  char *reports;
+  test_write_net("unused = 3", "epochs = 1");
+  test_must_train("waves", "plain", "");
+  assert_int_equal(test_train("waves", "out", "--distill=@/plain.safetensors", &reports), QNET_OK);
+  assert_int_equal(count_text(reports, "warning: "), 1);
+  free(reports);
+  test_must_train("waves", "two", "--quantizer=lsq");
+  assert_int_equal(test_train("waves", "out", "--distill=@/two.safetensors", &reports), QNET_OK);
+  assert_int_equal(count_text(reports, "warning: these weights were trained for quantizers"), 1);
+  free(reports);
+}
+
+/* The n-th allocation of a training fails, and for even n all behind it; returns how many there
+ * were. One alone may be of what can be done without, such as facts for LLVM. */
 static uint64_t train_failing(const char *set, const char *options, uint64_t n) {
   qnet_failing_allocator f;
   qnet_failing_allocator_init(&f, n, n % 2 == 0);
   char *reports;
   const qnet_status status = test_train_with(&f.base, set, "memory", options, &reports);
-  if (status != (f.failed ? QNET_NO_MEMORY : QNET_OK))
+  const bool passed_over = status == QNET_OK && n % 2 == 1;
+  if (status != (f.failed ? QNET_NO_MEMORY : QNET_OK) && !passed_over)
     fail_msg("allocation %llu: status %d\n%s", (unsigned long long)n, (int)status, reports);
   free(reports);
   if (f.live_bytes)
@@ -317,6 +341,7 @@ int main(void) {
       cmocka_unit_test_setup(test_quantizers_alone, prepare),
       cmocka_unit_test_setup(test_foreign_images, prepare),
       cmocka_unit_test_setup(test_quantizers_alone_refused, prepare),
+      cmocka_unit_test_setup(test_teacher_warnings, prepare),
       cmocka_unit_test_setup(test_no_memory, prepare),
   };
   return cmocka_run_group_tests(tests, make_directory, remove_directory);
