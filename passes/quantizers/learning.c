@@ -58,29 +58,37 @@ double qnet_best_top(double largest, qnet_top_error error, void *context, const 
   return best;
 }
 
-bool qnet_solve(int n, double g[QNET_MAX_BASIS][QNET_MAX_BASIS], double h[QNET_MAX_BASIS]) {
+static void swap(double *a, double *b) {
+  const double old = *a;
+  *a = *b;
+  *b = old;
+}
+
+/* Takes from `to` so much of the row that column i becomes 0; returns how much. */
+static double subtract_row(const double *row, double *to, int i, int n) {
+  const double factor = to[i] / row[i];
+  for (int c = i; c < n; c++)
+    to[c] -= factor * row[c];
+  return factor;
+}
+
+bool qnet_solve(int n, double *g, int stride, double *h) {
   for (int i = 0; i < n; i++) {
+    double *row = g + i * stride;
     int best = i;
     for (int r = i + 1; r < n; r++)
-      if (fabs(g[r][i]) > fabs(g[best][i])) best = r;
-    if (!(fabs(g[best][i]) > 1e-9)) return false;
-    for (int c = 0; c < n; c++) {
-      const double swap = g[i][c];
-      g[i][c] = g[best][c], g[best][c] = swap;
-    }
-    const double swap = h[i];
-    h[i] = h[best], h[best] = swap;
-    for (int r = i + 1; r < n; r++) {
-      const double factor = g[r][i] / g[i][i];
-      for (int c = i; c < n; c++)
-        g[r][c] -= factor * g[i][c];
-      h[r] -= factor * h[i];
-    }
+      if (fabs(g[r * stride + i]) > fabs(g[best * stride + i])) best = r;
+    if (!(fabs(g[best * stride + i]) > 1e-9)) return false;
+    for (int c = 0; c < n; c++)
+      swap(&row[c], &g[best * stride + c]);
+    swap(&h[i], &h[best]);
+    for (int r = i + 1; r < n; r++)
+      h[r] -= h[i] * subtract_row(row, g + r * stride, i, n);
   }
   for (int i = n - 1; i >= 0; i--) {
     for (int c = i + 1; c < n; c++)
-      h[i] -= g[i][c] * h[c];
-    h[i] /= g[i][i];
+      h[i] -= g[i * stride + c] * h[c];
+    h[i] /= g[i * stride + i];
   }
   return true;
 }
@@ -97,7 +105,7 @@ static bool solve_support(int n, unsigned support, double g[QNET_MAX_BASIS][QNET
     for (int j = 0; j < count; j++)
       part[i][j] = g[at[i]][at[j]];
   }
-  if (!qnet_solve(count, part, right)) return false;
+  if (!qnet_solve(count, part[0], QNET_MAX_BASIS, right)) return false;
   for (int i = 0; i < n; i++)
     v[i] = 0;
   for (int i = 0; i < count; i++) {

@@ -15,9 +15,9 @@ void qnet_learn_width(float *p, float *velocity, double gradient, double lr);
 void qnet_learn_value(float *p, float *velocity, double gradient, double lr);
 
 enum { QNET_MAX_BASIS = 4 };
-/* Solves g v = h (g symmetric, positive definite but for rounding) by elimination with pivoting.
- * False when a pivot vanishes. */
-bool qnet_solve(int n, double g[QNET_MAX_BASIS][QNET_MAX_BASIS], double h[QNET_MAX_BASIS]);
+/* Solves g v = h (g symmetric, positive definite but for rounding, its rows `stride` apart) by
+ * elimination with pivoting; g is lost, v takes the place of h. False when a pivot vanishes. */
+bool qnet_solve(int n, double *g, int stride, double *h);
 
 /* The same for the least v' g v - 2 h' v with no negative v. False when h is not finite. */
 bool qnet_solve_nonnegative(int n, double g[QNET_MAX_BASIS][QNET_MAX_BASIS],

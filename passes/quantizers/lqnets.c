@@ -70,8 +70,9 @@ static bool least_squares(qnet_role role, int bits, const int64_t *count, const 
   }
   /* Activations that pile up at a few values can ask for negative entries; freezing would drop
    * them, so they are not learned in the first place. */
-  if (!(role == QNET_ROLE_ACTIVATION ? qnet_solve_nonnegative : qnet_solve)(bits, g, h))
-    return false;
+  const bool solved = role == QNET_ROLE_ACTIVATION ? qnet_solve_nonnegative(bits, g, h)
+                                                   : qnet_solve(bits, g[0], MAX_BITS, h);
+  if (!solved) return false;
   for (int i = 0; i < bits; i++)
     if (!isfinite(h[i])) return false;
   memcpy(v, h, sizeof *v * (size_t)bits);

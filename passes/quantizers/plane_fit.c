@@ -7,8 +7,8 @@
  * the result is (1 - l) projection + l uniform with the least l in 0..1 that makes it ascend. The
  * gradient takes l into account. */
 #include "passes/quantizers/plane_fit.h"
+#include "passes/quantizers/learning.h"
 #include <math.h>
-#include <stdbool.h>
 
 enum { MAX = QNET_FIT_MAX };
 
@@ -29,22 +29,6 @@ static bool lies_within(int set, int code) {
   return (set & code) == set;
 }
 
-/* Solves g c = h, g symmetric and positive definite. */
-static void solve(int n, double g[MAX][MAX], double *h) {
-  for (int i = 0; i < n; i++)
-    for (int r = i + 1; r < n; r++) {
-      const double factor = g[r][i] / g[i][i];
-      for (int c = i; c < n; c++)
-        g[r][c] -= factor * g[i][c];
-      h[r] -= factor * h[i];
-    }
-  for (int i = n - 1; i >= 0; i--) {
-    for (int c = i + 1; c < n; c++)
-      h[i] -= g[i][c] * h[c];
-    h[i] /= g[i][i];
-  }
-}
-
 /* Symmetric: its own adjoint. */
 static void project(const double *table, int n, int planes, double *out) {
   int set[MAX];
@@ -57,7 +41,7 @@ static void project(const double *table, int n, int planes, double *out) {
       for (int j = 0; j < count; j++)
         g[i][j] += lies_within(set[j], code);
     }
-  solve(count, g, h);
+  (void)qnet_solve(count, g[0], MAX, h); /* sets are independent: no pivot vanishes */
   for (int code = 0; code < n; code++) {
     out[code] = 0;
     for (int i = 0; i < count; i++)
