@@ -1,8 +1,8 @@
 /* What a table of ascending bounds says of many numbers at once: values by rank, and counts and
  * sums by rank, from which quantizers learn. rank = #{k : x > bound[k]}.
  *
- * All kernels add in 16 fixed lanes of f32, element i in lane i % 16, and lanes in order in f64:
- * the results are the same on every machine. */
+ * Sums by rank are of 16 fixed lanes of f32, element i in lane i % 16, that are added in order in
+ * f64; sums by channel, of f32 runs of rows. Both are the same on every machine. */
 #ifndef QNET_CODEGEN_LANES_H
 #define QNET_CODEGEN_LANES_H
 

@@ -24,6 +24,23 @@ void *qnet_plan_alloc(qnet_plan *p, size_t bytes) {
   return qnet_arena_alloc_aligned(&p->arena, bytes, TILE_ALIGN);
 }
 
+void qnet_plan_finish_counts(const qnet_plan_step *s, const qnet_plan_value *count,
+                             const qnet_plan_value *sum) {
+  const qnet_plan_group *g = s->state;
+  const int64_t n = qnet_type_elements(count->type);
+  int64_t *counts = (int64_t *)count->data;
+  double *sums = (double *)sum->data;
+  memset(counts, 0, count->bytes);
+  memset(sums, 0, sum->bytes);
+  for (int64_t i = 0; i < g->ranges; i++) {
+    const char *partial = s->partial + s->partial_bytes * (size_t)i;
+    for (int64_t k = 0; k < n; k++) {
+      counts[k] += ((const int64_t *)partial)[k];
+      sums[k] += ((const double *)(partial + count->bytes))[k];
+    }
+  }
+}
+
 void qnet_plan_need_scratch(qnet_plan_step *s, size_t bytes) {
   s->scratch_bytes = bytes;
 }

@@ -15,6 +15,7 @@ enum {
   QNET_FUSE_STEPS = 12,
   QNET_FUSE_CARRIED = 24, /* vectors of sums that a loop carries */
   QNET_FUSE_LANE_SUMS = 24,
+  QNET_FUSE_RANKS = 8, /* of a table whose values and bounds stand in the code */
   QNET_FUSE_BUFFERS = 48
 };
 

@@ -169,6 +169,10 @@ typedef struct qnet_plan_shape {
 qnet_plan_shape qnet_plan_shape_of(const qnet_type *type);
 /* Zeroed memory of the plan, or NULL. */
 void *qnet_plan_alloc(qnet_plan *p, size_t bytes);
+/* Adds up a step's partial results, each i64[n] counts and then f64[n] sums, in the order of
+ * ranges. s->state is the step's group. */
+void qnet_plan_finish_counts(const qnet_plan_step *s, const qnet_plan_value *count,
+                             const qnet_plan_value *sum);
 /* Asks for scratch memory during the step. */
 void qnet_plan_need_scratch(qnet_plan_step *s, size_t bytes);
 

@@ -144,15 +144,13 @@ static void finish_one_table(const qnet_plan_step *s) {
   }
 }
 
-/* As code: few cells, in each of which the slope is level. */
-enum { FEW_IN_CODE = 8 };
-
 static int cell_count(const qnet_plan_step *s) {
   return (int)s->in[2]->type->dim[1];
 }
 
+/* As code: few cells, in each of which the slope is level. */
 static bool has_few_cells(const qnet_plan_step *s) {
-  return cell_count(s) <= FEW_IN_CODE;
+  return cell_count(s) <= QNET_FUSE_RANKS;
 }
 
 static bool is_level_now(const qnet_plan_step *s) {
@@ -240,19 +238,7 @@ static qnet_status prepare_channel_stats(qnet_plan *p, qnet_plan_step *s, qnet_d
 }
 
 static void finish_channel_stats(const qnet_plan_step *s) {
-  const qnet_plan_group *g = s->state;
-  int64_t *count = (int64_t *)s->out[0]->data;
-  double *sum = (double *)s->out[1]->data;
-  const int64_t n = qnet_type_elements(s->out[0]->type);
-  memset(count, 0, s->out[0]->bytes);
-  memset(sum, 0, s->out[1]->bytes);
-  for (int64_t i = 0; i < g->ranges; i++) {
-    const char *partial = s->partial + s->partial_bytes * (size_t)i;
-    for (int64_t k = 0; k < n; k++) {
-      count[k] += ((const int64_t *)partial)[k];
-      sum[k] += ((const double *)(partial + s->out[0]->bytes))[k];
-    }
-  }
+  qnet_plan_finish_counts(s, s->out[0], s->out[1]);
 }
 
 const qnet_plan_kernel qnet_plan_channel_stats = {.prepare = prepare_channel_stats,

@@ -120,20 +120,7 @@ static void quantize_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
 }
 
 static void finish_quantize(const qnet_plan_step *s) {
-  if (s->partial == NULL) return;
-  const qnet_plan_group *g = s->state;
-  int64_t *count = (int64_t *)s->out[2]->data;
-  double *sum = (double *)s->out[3]->data;
-  const int64_t codes = s->out[2]->type->dim[1];
-  memset(count, 0, s->out[2]->bytes);
-  memset(sum, 0, s->out[3]->bytes);
-  for (int64_t i = 0; i < g->ranges; i++) {
-    const char *partial = s->partial + s->partial_bytes * (size_t)i;
-    for (int64_t c = 0; c < codes; c++) {
-      count[c] += ((const int64_t *)partial)[c];
-      sum[c] += ((const double *)(partial + s->out[2]->bytes))[c];
-    }
-  }
+  if (s->partial != NULL) qnet_plan_finish_counts(s, s->out[2], s->out[3]);
 }
 
 static qnet_status prepare_one_table(qnet_plan *p, qnet_plan_step *s, qnet_diag *d) {
@@ -141,15 +128,13 @@ static qnet_status prepare_one_table(qnet_plan *p, qnet_plan_step *s, qnet_diag 
   return prepare_quantize(p, s, d);
 }
 
-/* As code: few levels, and statistics in the lanes of lanes.h. */
-enum { FEW_IN_CODE = 8 };
-
 static int level_count(const qnet_plan_step *s) {
   return (int)s->in[2]->type->dim[1];
 }
 
+/* As code: few levels, and statistics in the lanes of lanes.h. */
 static bool has_few_levels(const qnet_plan_step *s) {
-  return level_count(s) <= FEW_IN_CODE;
+  return level_count(s) <= QNET_FUSE_RANKS;
 }
 
 /* Sums above each threshold, the first is -inf; then counts but of the first. */

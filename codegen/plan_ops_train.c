@@ -53,8 +53,7 @@ static qnet_status run_sgd(qnet_plan *p, const qnet_plan_step *s, qnet_diag *d) 
 
 const qnet_plan_kernel qnet_plan_sgd = {.run = run_sgd, .overwrites = 7};
 
-/* ---- Adam: operands w, gradient, m, v, steps, lr; results w', m', v', steps'
- * -------------------*/
+/* ---- Adam: operands w, gradient, m, v, steps, lr; results the new w, m, v, steps --------------*/
 
 typedef struct adam {
   const float *w, *gradient, *mean, *square;
