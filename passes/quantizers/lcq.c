@@ -388,10 +388,6 @@ static double plane_distance(const qnet_quantizer_site *s) {
   return largest;
 }
 
-static int32_t gcd(int32_t a, int32_t b) {
-  return b == 0 ? a : gcd(b, a % b);
-}
-
 /* Integers 0..grid for the values; returns what stands for their end. */
 static int32_t snap(const curve *c, int32_t grid, const double *value, int32_t *integer) {
   if (c->planes > 0) return qnet_plane_fit_snap(value, c->top + 1, c->planes, grid, integer);
@@ -409,7 +405,7 @@ static int freeze(const qnet_quantizer_site *s, float *scale, int32_t *level) {
   values_of(&c, value);
   int32_t divisor = 0, end = snap(&c, s->grid, value, level + zero);
   for (int k = 0; k <= c.top; k++)
-    divisor = gcd(level[zero + k], divisor);
+    divisor = qnet_gcd(level[zero + k], divisor);
   for (int k = 0; k <= c.top; k++) {
     level[zero + k] /= divisor;
     if (has_sign(s)) level[zero - k] = -level[zero + k];

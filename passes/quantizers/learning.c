@@ -25,6 +25,14 @@ void qnet_learn_width(float *p, float *velocity, double gradient, double lr) {
   *p = isnan(v) ? NAN : (float)fmax(old - change, (double)FLT_MIN);
 }
 
+int32_t qnet_gcd(int32_t a, int32_t b) {
+  while (b != 0) {
+    const int32_t r = a % b;
+    a = b, b = r;
+  }
+  return a;
+}
+
 void qnet_moments(const float *x, int64_t n, double *mean, double *deviation) {
   double sum = 0, square = 0;
   for (int64_t i = 0; i < n; i++)

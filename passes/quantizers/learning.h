@@ -23,6 +23,9 @@ bool qnet_solve(int n, double *g, int stride, double *h);
 bool qnet_solve_nonnegative(int n, double g[QNET_MAX_BASIS][QNET_MAX_BASIS],
                             double h[QNET_MAX_BASIS]);
 
+/* The greatest common divisor of numbers >= 0; 0 of zeros. */
+int32_t qnet_gcd(int32_t a, int32_t b);
+
 /* Mean and deviation (n - 1) of x; a deviation of 0 becomes 1. */
 void qnet_moments(const float *x, int64_t n, double *mean, double *deviation);
 

@@ -199,14 +199,6 @@ static int levels(const qnet_quantizer_site *s, float *level) {
   return n;
 }
 
-static int32_t gcd(int32_t a, int32_t b) {
-  while (b != 0) {
-    const int32_t r = a % b;
-    a = b, b = r;
-  }
-  return a;
-}
-
 /* The integer basis nearest to v by largest remainders (docs/numbers.md, "Snapping"). */
 static float snap(int bits, const double *v, double sum, int grid, int32_t *integer) {
   double remainder[MAX_BITS];
@@ -226,7 +218,7 @@ static float snap(int bits, const double *v, double sum, int grid, int32_t *inte
   }
   int32_t divisor = 0, total = 0;
   for (int k = 0; k < bits; k++)
-    divisor = gcd(divisor, integer[k]);
+    divisor = qnet_gcd(divisor, integer[k]);
   for (int k = 0; k < bits; k++) {
     integer[k] /= divisor;
     total += integer[k];
