@@ -10,11 +10,29 @@
 #include "passes/pass.h"
 #include "passes/quantizer.h"
 #include "support/file.h"
+#include <stdarg.h>
 #include <string.h>
 
 enum { MAX_MODULE = 1 << 28 };
 
-static qnet_status unknown_quantizer(const char *name, qnet_diag *d) {
+/* Who asks for quantizers: the net's line, or without a place the command line. */
+typedef struct asker {
+  qnet_diag *diag;
+  qnet_loc loc;
+} asker;
+
+__attribute__((format(printf, 2, 3))) static qnet_status refuse(const asker *a, const char *format,
+                                                                ...) {
+  char text[512];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  if (a->loc.buffer) return qnet_error(a->diag, a->loc, "%s", text);
+  return qnet_error_in(a->diag, "qnetc", "%s", text);
+}
+
+static qnet_status unknown_quantizer(const char *name, const asker *a) {
   size_t count;
   const qnet_quantizer *const *table = qnet_quantizer_table(&count);
   const char *names[32];
@@ -25,24 +43,22 @@ static qnet_status unknown_quantizer(const char *name, qnet_diag *d) {
     if (at >= sizeof known) break;
   }
   const char *near = qnet_nearest(name, names, count);
-  if (near)
-    return qnet_error_in(d, "qnetc", "unknown quantizer '%s'; did you mean '%s'?", name, near);
-  return qnet_error_in(d, "qnetc", "unknown quantizer '%s'; known are %sand none", name, known);
+  if (near) return refuse(a, "unknown quantizer '%s'; did you mean '%s'?", name, near);
+  return refuse(a, "unknown quantizer '%s'; known are %sand none", name, known);
 }
 
-static qnet_status check_role(const qnet_quantizer *q, qnet_role role, int bits, qnet_diag *d) {
+static qnet_status check_role(const qnet_quantizer *q, qnet_role role, int bits, const asker *a) {
   static const char *const roles[] = {"weights", "activations"};
   const qnet_bit_range range = q->bits[role];
   if (bits == QNET_F32_BITS) return QNET_OK;
   if (range.max == 0)
-    return qnet_error_in(d, "qnetc", "%s is not for %s; name another quantizer for them", q->name,
-                         roles[role]);
+    return refuse(a, "%s is not for %s; name another quantizer for them", q->name, roles[role]);
   if (bits >= range.min && bits <= range.max) return QNET_OK;
   if (range.min == range.max)
-    return qnet_error_in(d, "qnetc", "quantizer %s takes %d bits for %s, not %d; add --bits=%d",
-                         q->name, range.min, roles[role], bits, range.min);
-  return qnet_error_in(d, "qnetc", "%s takes %d to %d bits for %s, not %d", q->name, range.min,
-                       range.max, roles[role], bits);
+    return refuse(a, "quantizer %s takes %d bits for %s, not %d; %s%d", q->name, range.min,
+                  roles[role], bits, a->loc.buffer ? "say " : "add --bits=", range.min);
+  return refuse(a, "%s takes %d to %d bits for %s, not %d", q->name, range.min, range.max,
+                roles[role], bits);
 }
 
 /* "weights/activations" or one for both. */
@@ -59,15 +75,16 @@ static const char *activation_quantizer(const qnet_quant_spec *q) {
   return q->activation_quantizer ? q->activation_quantizer : q->quantizer;
 }
 
-static qnet_status check_bits(const qnet_quant_spec *q, qnet_diag *d) {
+static qnet_status check_bits(const qnet_quant_spec *q, const asker *a) {
   const qnet_quantizer *weights = qnet_quantizer_find(q->quantizer);
   const qnet_quantizer *activations = qnet_quantizer_find(activation_quantizer(q));
   if (q->weight_bits == QNET_F32_BITS && q->activation_bits == QNET_F32_BITS)
-    return qnet_error_in(d, "qnetc", "32 bits of both quantize nothing; say --quantizer=none");
-  if (!weights) return unknown_quantizer(q->quantizer, d);
-  if (!activations) return unknown_quantizer(q->activation_quantizer, d);
-  QNET_TRY(check_role(weights, QNET_ROLE_WEIGHT, q->weight_bits, d));
-  return check_role(activations, QNET_ROLE_ACTIVATION, q->activation_bits, d);
+    return refuse(a, "32 bits of both quantize nothing; say %s",
+                  a->loc.buffer ? "'quantize none'" : "--quantizer=none");
+  if (!weights) return unknown_quantizer(q->quantizer, a);
+  if (!activations) return unknown_quantizer(q->activation_quantizer, a);
+  QNET_TRY(check_role(weights, QNET_ROLE_WEIGHT, q->weight_bits, a));
+  return check_role(activations, QNET_ROLE_ACTIVATION, q->activation_bits, a);
 }
 
 /* Does the net itself name a quantizer for the layers that name none? */
@@ -101,7 +118,8 @@ qnet_status qnet_model_quant_spec(const qnet_session *s, qnet_program *program) 
     q->weight_bits = o->bits.weight;
     q->activation_bits = o->bits.activation;
   }
-  return check_bits(q, s->diag);
+  const bool by_options = o->quantizer || o->bits.weight;
+  return check_bits(q, &(asker){s->diag, by_options ? QNET_NO_LOC : q->loc});
 }
 
 static bool has_quantizer(const qnet_module *m) {
@@ -120,7 +138,10 @@ qnet_status qnet_model_insert_quantizers(qnet_session *s, const qnet_program *pr
            q->quantizer, activation_quantizer(q), q->weight_bits, q->activation_bits, q->grid,
            q->planes, q->least, q->first_bits, q->last_bits);
   const qnet_pipeline_options options = {0};
-  QNET_TRY(qnet_pipeline_run(program->module, pipeline, &options, NULL, s->diag));
+  const qnet_status status = qnet_pipeline_run(program->module, pipeline, &options, NULL, s->diag);
+  if (status == QNET_ERROR && q->planes)
+    qnet_note(s->diag, q->loc, "planes = %d is said here", q->planes);
+  if (status != QNET_OK) return status;
   if (!has_quantizer(program->module))
     qnet_warning(s->diag, q->loc, "no layer is quantized: the network has none but those excepted");
   return QNET_OK;

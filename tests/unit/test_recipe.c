@@ -274,6 +274,21 @@ static void test_quantizers_alone_refused(void **state) {
                  "net.qnet:11:22: error: a stage of f32 has no quantizers", "^~");
 }
 
+/* What the net's line asks for is refused at its place, what options ask for is not. */
+static void test_places(void **state) {
+  (void)state;
+  test_write_net("quantize lsq(weights = 1)", "");
+  test_must_fail("waves", "", "net.qnet:3:3: error: lsq takes 2 to 8 bits for weights, not 1",
+                 "^~");
+  test_must_fail("waves", "--bits=1/2", "qnetc: error: lsq takes 2 to 8 bits", "not 1");
+  test_write_net("quantize weights = lsq, activations = ternary", "");
+  test_must_fail("waves", "", "net.qnet:3:3: error: ternary is not for activations", "^~");
+  test_write_net("quantize lsq(weights = f32, activations = f32)", "");
+  test_must_fail("waves", "", "net.qnet:3:3: error: 32 bits of both", "say 'quantize none'");
+  test_write_net("quantize lqnets(planes = 3)", "");
+  test_must_fail("waves", "", "takes no number of planes", "net.qnet:3:3: note: planes = 3");
+}
+
 static int count_text(const char *reports, const char *text) {
   int count = 0;
   for (const char *at = reports; (at = strstr(at, text)) != NULL; at++)
@@ -341,6 +356,7 @@ int main(void) {
       cmocka_unit_test_setup(test_quantizers_alone, prepare),
       cmocka_unit_test_setup(test_foreign_images, prepare),
       cmocka_unit_test_setup(test_quantizers_alone_refused, prepare),
+      cmocka_unit_test_setup(test_places, prepare),
       cmocka_unit_test_setup(test_teacher_warnings, prepare),
       cmocka_unit_test_setup(test_no_memory, prepare),
   };
