@@ -18,6 +18,11 @@ static const char *find_site(const qnet_tensor_file *f, const char *site) {
   return qnet_tensor_file_meta(f, key);
 }
 
+const char *qnet_packed_site(const char *key) {
+  const size_t prefix = sizeof site_key - 1;
+  return strncmp(key, site_key, prefix) == 0 ? key + prefix : NULL;
+}
+
 /* "lqnets 2" */
 static void describe_site(const qnet_op *quantize, char text[MAX_TEXT]) {
   snprintf(text, MAX_TEXT, "%s %d", qnet_op_string(quantize, "quantizer"),
@@ -101,16 +106,16 @@ static qnet_status check_site(const qnet_op *op, const qnet_tensor_file *f, cons
 /* A site of the file that the network does not quantize would compute on other numbers. */
 static qnet_status check_used(const qnet_module *m, const char *key, const char *text,
                               const char *path, qnet_diag *d) {
-  const size_t prefix = sizeof site_key - 1;
-  if (strncmp(key, site_key, prefix) != 0) return QNET_OK;
+  const char *site = qnet_packed_site(key);
+  if (!site) return QNET_OK;
   const qnet_region *body = qnet_symbol_find(m, "eval")->body;
   for (const qnet_op *op = body->first; op; op = op->next)
-    if (op->opcode == QNET_OP_QUANTIZE && strcmp(qnet_op_string(op, "site"), key + prefix) == 0)
+    if (op->opcode == QNET_OP_QUANTIZE && strcmp(qnet_op_string(op, "site"), site) == 0)
       return QNET_OK;
   return qnet_error_in(d, path,
                        "'%s' is packed as %s, but the network does not quantize it; give the "
                        "--quantizer and --bits that the weights were packed with",
-                       key + prefix, text);
+                       site, text);
 }
 
 qnet_status qnet_packed_check(const qnet_module *m, const qnet_tensor_file *f, const char *path,

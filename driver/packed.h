@@ -14,6 +14,10 @@ qnet_status qnet_packed_store(const qnet_module *m, qnet_tensor_file *f, qnet_di
 qnet_status qnet_packed_detect(const qnet_tensor_file *f, const char *path, bool *packed,
                                qnet_diag *d);
 
+/* The quantizer that a key of the metadata describes, or NULL: "conv1.weight_quantizer" of
+ * "qnet.site.conv1.weight_quantizer". */
+const char *qnet_packed_site(const char *key);
+
 /* Fills the content of a layer's weight with the values of its codes. *found is false, and nothing
  * is changed, when the file has no codes of it. */
 qnet_status qnet_packed_expand(const qnet_module *m, qnet_symbol *weight, const qnet_tensor_file *f,

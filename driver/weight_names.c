@@ -1,12 +1,13 @@
 /* Pairs the layers of a network with those of a weights file, by a map or by order and shape. */
 #include "driver/weight_names.h"
+#include "driver/packed.h"
 #include "driver/weights.h"
 #include "support/file.h"
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_MAP = 1 << 20, MAX_NAME = 512 };
+enum { MAX_MAP = 1 << 20 };
 
 /* One side's layer: tensors LAYER.weight, LAYER.bias, ... */
 typedef struct layer {
@@ -24,7 +25,7 @@ typedef struct layer_list {
 
 /* A tensor of either side. */
 typedef struct tensor {
-  const char *layer, *part; /* around the last '.' */
+  const char *layer, *part; /* "conv1" and "weight" or "weight_quantizer.codes" */
   char shape[64];
 } tensor;
 
@@ -83,8 +84,19 @@ static int by_tensors_and_order(const void *a, const void *b) {
 
 /* ---- the two sides --------------------------------------------------------------------------- */
 
+/* The '.' behind the layer's name: a quantizer's site is a part of its layer. */
+static const char *layer_end(const char *name) {
+  static const char *const sites[] = {".weight_quantizer", ".input_quantizer"};
+  for (int i = 0; i < 2; i++) {
+    const char *at = strstr(name, sites[i]);
+    const char *end = at ? at + strlen(sites[i]) : "?";
+    if (*end == '.' || !*end) return at;
+  }
+  return strrchr(name, '.');
+}
+
 static bool split(matcher *s, const char *name, tensor *t) {
-  const char *dot = strrchr(name, '.');
+  const char *dot = layer_end(name);
   t->layer = dot ? qnet_arena_strndup(&s->scratch, name, (size_t)(dot - name)) : "";
   t->part = dot ? dot + 1 : name;
   return t->layer != NULL;
@@ -156,6 +168,14 @@ static bool is_counter(const char *name) { /* PyTorch's */
   return n >= m && strcmp(name + n - m, suffix) == 0;
 }
 
+/* Packed layers have codes in place of weights; what else quantizers have makes no layer. */
+static bool is_of_layer(const char *name) {
+  static const char codes[] = ".weight_quantizer.codes";
+  const size_t n = strlen(name), m = sizeof codes - 1;
+  if (qnet_name_is_quantizer(name)) return n > m && strcmp(name + n - m, codes) == 0;
+  return !is_counter(name);
+}
+
 static qnet_status read_file(matcher *s) {
   const qnet_tensor_file *f = s->file;
   tensor *t = qnet_arena_array(&s->scratch, f->count + 1, sizeof *t);
@@ -163,7 +183,7 @@ static qnet_status read_file(matcher *s) {
   if (!t) return qnet_out_of_memory(s->diag);
   for (size_t i = 0; i < f->count; i++) {
     const qnet_tensor_entry *e = &f->entry[i];
-    if (qnet_name_is_quantizer(e->name) || is_counter(e->name)) continue;
+    if (!is_of_layer(e->name)) continue;
     if (!split(s, e->name, &t[count])) return qnet_out_of_memory(s->diag);
     write_shape(&t[count++], e->blob->rank, e->blob->dim, false);
   }
@@ -308,18 +328,33 @@ static qnet_status match_by_map(matcher *s, const char *map) {
 
 /* ---- renaming -------------------------------------------------------------------------------- */
 
-static qnet_status add_renamed(matcher *s, const qnet_tensor_entry *e, qnet_tensor_file *out) {
+/* What the network calls a tensor or site of the file. */
+static qnet_status rename_one(matcher *s, const char *name, const char **out) {
   tensor t;
-  char name[MAX_NAME];
-  if (!split(s, e->name, &t)) return qnet_out_of_memory(s->diag);
-  const layer *l = qnet_name_is_quantizer(e->name) ? NULL : find_stored(s, t.layer);
-  const char *to = l && l->partner ? l->partner : NULL;
-  snprintf(name, sizeof name, "%s.%s", to ? to : "", t.part);
-  const char *final = to ? name : e->name;
-  if (qnet_tensor_file_find(out, final))
+  if (!split(s, name, &t)) return qnet_out_of_memory(s->diag);
+  const layer *l = find_stored(s, t.layer);
+  *out = l && l->partner ? qnet_arena_printf(&s->scratch, "%s.%s", l->partner, t.part) : name;
+  return *out ? QNET_OK : qnet_out_of_memory(s->diag);
+}
+
+static qnet_status add_renamed(matcher *s, const qnet_tensor_entry *e, qnet_tensor_file *out) {
+  const char *name;
+  QNET_TRY(rename_one(s, e->name, &name));
+  if (qnet_tensor_file_find(out, name))
     return qnet_error_in(s->diag, s->path, "two tensors would become '%s': name both in --map",
-                         final);
-  if (qnet_tensor_file_set(out, final, e->blob) != QNET_OK) return qnet_out_of_memory(s->diag);
+                         name);
+  if (qnet_tensor_file_set(out, name, e->blob) != QNET_OK) return qnet_out_of_memory(s->diag);
+  return QNET_OK;
+}
+
+static qnet_status add_meta(matcher *s, const char *key, const char *value, qnet_tensor_file *out) {
+  const char *site = qnet_packed_site(key), *renamed = key;
+  if (site) {
+    QNET_TRY(rename_one(s, site, &renamed));
+    renamed = qnet_arena_printf(&s->scratch, "%.*s%s", (int)(site - key), key, renamed);
+  }
+  if (!renamed || qnet_tensor_file_set_meta(out, renamed, value) != QNET_OK)
+    return qnet_out_of_memory(s->diag);
   return QNET_OK;
 }
 
@@ -330,9 +365,7 @@ static qnet_status rename_all(matcher *s) {
   for (size_t i = 0; i < s->file->count && status == QNET_OK; i++)
     status = add_renamed(s, &s->file->entry[i], &renamed);
   for (size_t i = 0; i < s->file->meta_count && status == QNET_OK; i++)
-    if (qnet_tensor_file_set_meta(&renamed, s->file->meta[2 * i], s->file->meta[2 * i + 1]) !=
-        QNET_OK)
-      status = qnet_out_of_memory(s->diag);
+    status = add_meta(s, s->file->meta[2 * i], s->file->meta[2 * i + 1], &renamed);
   if (status != QNET_OK) {
     qnet_tensor_file_free(&renamed);
     return status;

@@ -130,6 +130,11 @@ check names-order sh -c "$names --logits=names.npy 2>err && cmp names.npy f32jit
   grep -q 'warning: .*matched by order' err && grep -q 'note: unit3.conv1 = layer3.conv1' err"
 sed -n 's/.*note: //p' err >pairs.map
 check names-map sh -c "$names --map=pairs.map --logits=map.npy 2>err && cmp map.npy f32jit.npy && ! grep -q warning err"
+# What quantizers learned goes with their layers.
+for form in w2 p2; do
+  check names-map-$form sh -c "$qnetc eval names.qnet --weights=$form.safetensors --map=pairs.map --data=data \
+    --logits=map-$form.npy 2>err && cmp map-$form.npy jit.npy && ! grep -q warning err"
+done
 echo 'unit9.conv1 = layer1.conv1' >bad.map
 check names-bad-map fails 1 "bad.map: error: line 1: the network has no layer 'unit9.conv1'" $names --map=bad.map
 sed 's/|> global/|> conv(16, 1x1, name = "more") |> conv(128, 1x1, name = "again") |> global/' "$net" >more.qnet

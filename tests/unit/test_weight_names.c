@@ -191,6 +191,28 @@ static void test_map(void **state) {
   close_fixture(&t);
 }
 
+/* What quantizers learned goes with its layer, also where codes are all that a layer has. */
+static void test_quantizers(void **state) {
+  (void)state;
+  fixture t;
+  open_fixture(&t, two);
+  put(&t.file, "a.weight", 4, (int64_t[]){3, 3, 3, 3}, 1);
+  put(&t.file, "a.weight_quantizer.codes", 1, (int64_t[]){21}, 1);
+  put(&t.file, "packed.weight_quantizer.codes", 1, (int64_t[]){21}, 2);
+  put(&t.file, "packed.input_quantizer.table.scale", 1, (int64_t[]){1}, 2);
+  assert_int_equal(qnet_tensor_file_set_meta(&t.file, "qnet.site.packed.input_quantizer", "lsq 2"),
+                   QNET_OK);
+  assert_int_equal(match(&t, write_map("conv1 = a\nconv2 = packed\n")), QNET_OK);
+  assert_non_null(qnet_tensor_file_find(&t.file, "conv1.weight_quantizer.codes"));
+  assert_non_null(qnet_tensor_file_find(&t.file, "conv2.weight_quantizer.codes"));
+  assert_non_null(qnet_tensor_file_find(&t.file, "conv2.input_quantizer.table.scale"));
+  const char *method = qnet_tensor_file_meta(&t.file, "qnet.site.conv2.input_quantizer");
+  assert_non_null(method);
+  assert_string_equal(method, "lsq 2");
+  assert_null(qnet_tensor_file_meta(&t.file, "qnet.site.packed.input_quantizer"));
+  close_fixture(&t);
+}
+
 static void test_map_errors(void **state) {
   (void)state;
   static const struct {
@@ -253,7 +275,7 @@ int main(void) {
       cmocka_unit_test(test_order_and_shape), cmocka_unit_test(test_ambiguous),
       cmocka_unit_test(test_equal_names),     cmocka_unit_test(test_map),
       cmocka_unit_test(test_map_errors),      cmocka_unit_test(test_load_some),
-      cmocka_unit_test(test_out_of_memory),
+      cmocka_unit_test(test_quantizers),      cmocka_unit_test(test_out_of_memory),
   };
   return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }
