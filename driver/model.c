@@ -79,8 +79,7 @@ static qnet_status check_bits(const qnet_quant_spec *q, const asker *a) {
   const qnet_quantizer *weights = qnet_quantizer_find(q->quantizer);
   const qnet_quantizer *activations = qnet_quantizer_find(activation_quantizer(q));
   if (q->weight_bits == QNET_F32_BITS && q->activation_bits == QNET_F32_BITS)
-    return refuse(a, "32 bits of both quantize nothing; say %s",
-                  a->loc.buffer ? "'quantize none'" : "--quantizer=none");
+    return refuse(a, "32 bits of both quantize nothing; say --quantizer=none");
   if (!weights) return unknown_quantizer(q->quantizer, a);
   if (!activations) return unknown_quantizer(q->activation_quantizer, a);
   QNET_TRY(check_role(weights, QNET_ROLE_WEIGHT, q->weight_bits, a));

@@ -113,8 +113,13 @@ static int epochs_of(const qnet_session *s, const qnet_recipe *r, int stage) {
   return r->epoch_counts > 0 ? r->stage_epochs[stage] : r->epochs;
 }
 
-/* A network that stays f32 has the first stage alone. */
+/* A network that stays f32 has the first stage alone; a warning where nobody asked for that. */
 static qnet_status plan_one(const qnet_session *s, const qnet_program *p, qnet_stages *out) {
+  if (p->recipe.stages > 0 && !s->options.quantizer)
+    qnet_warning(
+        s->diag, p->recipe.stage[0].loc,
+        "no quantizers, no stages: the f32 network is trained for the epochs of the first; "
+        "add 'quantize' to the net, or --quantizer=");
   out->count = 1;
   out->stage[0].quant = p->quant;
   out->stage[0].epochs = epochs_of(s, &p->recipe, 0);

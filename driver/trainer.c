@@ -27,6 +27,7 @@ struct qnet_trainer {
   qnet_plan *plan;
   qnet_quantizer_sites sites; /* of `step` */
   bool frozen;
+  bool rate_is_checked;        /* in a stage before */
   qnet_statistics *statistics; /* while they are estimated anew, or NULL */
   qnet_predictor *predictor;   /* of the present weights; NULL when they have changed */
 };
@@ -52,8 +53,9 @@ static void set_quantizer_rate(qnet_trainer *t) {
   const qnet_recipe *r = &t->base->recipe;
   for (int i = 0; i < t->sites.count && r->quantizer_decay >= 0; i++)
     t->sites.site[i].site.decay = r->quantizer_decay;
-  if (r->quantizer_loc.buffer != 0 && t->sites.count > 0 &&
-      !qnet_quantizer_sites_by_gradient(&t->sites))
+  if (t->sites.count == 0 || t->rate_is_checked) return;
+  t->rate_is_checked = true;
+  if (r->quantizer_loc.buffer != 0 && !qnet_quantizer_sites_by_gradient(&t->sites))
     qnet_warning(t->session->diag, r->quantizer_loc,
                  "'%s' learns nothing by gradient: this setting has no effect",
                  t->now.quant.quantizer);

@@ -159,7 +159,7 @@ static void run_word(qnet_sema *s, const qnet_expr *e, const char *setting, cons
   for (int i = 0; i < count; i++)
     names[i] = words[i].name;
   if (!is_call && e->kind != QNET_EXPR_NAME) {
-    qnet_sema_error(s, e->loc, "'%s' is a word such as '%s', not an expression", setting, names[0]);
+    qnet_sema_error(s, e->loc, "a word such as '%s' belongs here, not an expression", names[0]);
     return;
   }
   const qnet_ident name = is_call ? e->call.callee : e->name;

@@ -72,6 +72,12 @@ static void run_exception(qnet_sema *s, const qnet_setting *e, qnet_quant_spec *
     exception_bits(s, e, bits);
 }
 
+static bool quantizes_nothing(qnet_sema *s, qnet_loc loc, const qnet_quant_spec *q) {
+  if (q->weight_bits != QNET_F32_BITS || q->activation_bits != QNET_F32_BITS) return false;
+  qnet_sema_error(s, loc, "f32 weights and f32 activations are not quantized: say none");
+  return true;
+}
+
 /* METHOD(weights = 2, activations = 2, grid = 127, planes = 3) */
 static bool quantizer_arguments(qnet_sema *s, const qnet_sema_call *call, qnet_quant_spec *q) {
   static const qnet_sema_param params[] = {{"weights", QNET_PARAM_OPTIONAL},
@@ -87,7 +93,7 @@ static bool quantizer_arguments(qnet_sema *s, const qnet_sema_call *call, qnet_q
                   qnet_sema_to_int(s, &slot[3], "'planes'", 2, 15, &planes);
   q->grid = (int)grid;
   q->planes = (int)planes;
-  return ok;
+  return ok && !quantizes_nothing(s, call->loc, q);
 }
 
 /* The name of a known quantizer, or NULL after an error. */
@@ -105,6 +111,11 @@ static bool role_quantizer(qnet_sema *s, const qnet_arg *arg, const char **name,
   const qnet_expr *e = arg->value;
   qnet_sema_value slot[1];
   *bits = 2;
+  if (e->kind == QNET_EXPR_NAME && strcmp(e->name.text, "none") == 0) {
+    qnet_sema_error(s, e->loc, "one side that is not quantized is f32: write %s = f32",
+                    arg->name.text);
+    return false;
+  }
   if (e->kind == QNET_EXPR_NAME) {
     const bool f32 = strcmp(e->name.text, "f32") == 0;
     *name = f32 ? NULL : resolve_quantizer(s, &e->name);
@@ -153,8 +164,8 @@ static bool quantizer_roles(qnet_sema *s, const qnet_expr *e, qnet_quant_spec *q
       }
     ok = role_argument(s, a, q) && ok;
   }
-  if (!ok) return false;
-  if (!q->weight_bits || !q->activation_bits || (!q->quantizer && !q->activation_quantizer)) {
+  if (!ok || quantizes_nothing(s, e->loc, q)) return false;
+  if (!q->weight_bits || !q->activation_bits) {
     qnet_sema_error(s, e->loc, "say what both become: weights = lsq(bits = 2), activations = f32");
     return false;
   }

@@ -27,14 +27,22 @@ static void test_quantizer_rate(void **state) {
   assert_true(learned_step("rate(decay = 0.1)", "--epochs=1") < fast);
 }
 
+static int count_text(const char *reports, const char *text) {
+  int count = 0;
+  for (const char *at = reports; (at = strstr(at, text)) != NULL; at++)
+    count++;
+  return count;
+}
+
 /* What has no such parameters says so. */
 static void test_rate_without_gradient(void **state) {
   (void)state;
   char *reports;
   test_write_net("quantize lqnets(weights = 2, activations = 2) except first, last",
-                 "quantizers = rate(lr = 0.1)");
+                 "quantizers = rate(lr = 0.1)  bits = progressive(3, 2)");
   assert_int_equal(test_train("waves", "out", "--epochs=1", &reports), QNET_OK);
   assert_non_null(strstr(reports, "net.qnet:11:3: warning: 'lqnets' learns nothing by gradient"));
+  assert_int_equal(count_text(reports, "warning: "), 1); /* not one a stage */
   free(reports);
 }
 
@@ -284,16 +292,24 @@ static void test_places(void **state) {
   test_write_net("quantize weights = lsq, activations = ternary", "");
   test_must_fail("waves", "", "net.qnet:3:3: error: ternary is not for activations", "^~");
   test_write_net("quantize lsq(weights = f32, activations = f32)", "");
-  test_must_fail("waves", "", "net.qnet:3:3: error: 32 bits of both", "say 'quantize none'");
+  test_must_fail("waves", "", "net.qnet:3:12: error: f32 weights and f32 activations", "say none");
+  test_write_net("quantize lsq(weights = 2)", "");
+  test_must_fail("waves", "--bits=32", "qnetc: error: 32 bits of both", "say --quantizer=none");
   test_write_net("quantize lqnets(planes = 3)", "");
   test_must_fail("waves", "", "takes no number of planes", "net.qnet:3:3: note: planes = 3");
 }
 
-static int count_text(const char *reports, const char *text) {
-  int count = 0;
-  for (const char *at = reports; (at = strstr(at, text)) != NULL; at++)
-    count++;
-  return count;
+/* Where nothing is quantized there is nothing to go through stages. */
+static void test_stages_of_nothing(void **state) {
+  (void)state;
+  char *reports;
+  test_write_net("", "bits = progressive(32, 2)");
+  assert_int_equal(test_train("waves", "out", "--epochs=1", &reports), QNET_OK);
+  assert_non_null(strstr(reports, "net.qnet:11:22: warning: no quantizers, no stages"));
+  free(reports);
+  assert_int_equal(test_train("waves", "out", "--epochs=1 --quantizer=none", &reports), QNET_OK);
+  assert_int_equal(count_text(reports, "warning: "), 0);
+  free(reports);
 }
 
 /* What the source has to be warned of is said once, and what the teacher has too. */
@@ -357,6 +373,7 @@ int main(void) {
       cmocka_unit_test_setup(test_foreign_images, prepare),
       cmocka_unit_test_setup(test_quantizers_alone_refused, prepare),
       cmocka_unit_test_setup(test_places, prepare),
+      cmocka_unit_test_setup(test_stages_of_nothing, prepare),
       cmocka_unit_test_setup(test_teacher_warnings, prepare),
       cmocka_unit_test_setup(test_no_memory, prepare),
   };
