@@ -14,7 +14,7 @@ struct qnet_quantizer;
 
 typedef struct qnet_quantizer_site {
   const struct qnet_quantizer *quantizer;
-  const char *name; /* "conv2.weight", "conv2.input": prefix of its symbols and tensors */
+  const char *name; /* "conv2.weight_quantizer" and the like: prefix of its symbols and tensors */
   qnet_role role;
   int bits, channels; /* channels == 1 for activations */
   int grid;           /* integer levels lie in -grid..grid or 0..grid; 15..127 */
