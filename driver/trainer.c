@@ -55,7 +55,8 @@ static void set_quantizer_rate(qnet_trainer *t) {
     t->sites.site[i].site.decay = r->quantizer_decay;
   if (t->sites.count == 0 || t->rate_is_checked) return;
   t->rate_is_checked = true;
-  if (r->quantizer_loc.buffer != 0 && !qnet_quantizer_sites_by_gradient(&t->sites))
+  const bool changes = r->quantizer_lr != 1 || r->quantizer_decay >= 0;
+  if (changes && !qnet_quantizer_sites_by_gradient(&t->sites))
     qnet_warning(t->session->diag, r->quantizer_loc,
                  "'%s' learns nothing by gradient: this setting has no effect",
                  t->now.quant.quantizer);

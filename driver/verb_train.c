@@ -248,6 +248,9 @@ static qnet_status train(qnet_session *s, qnet_program *p, const qnet_stages *st
   QNET_TRY(qnet_run_fields_begin(s, p, &fields));
   QNET_TRY(initial_weights(s, p, options.seed));
   QNET_TRY(qnet_teacher_create(s, p->module, p->recipe.batch, &teacher));
+  if (!teacher && p->recipe.distill_loc.buffer != 0)
+    qnet_warning(s->diag, p->recipe.distill_loc,
+                 "no f32 network is followed: name its weights with --distill=F32.safetensors");
   qnet_status status =
       qnet_run_fields_add(s, p, &options, teacher, &data->train, &data->test, &fields);
   if (status == QNET_OK && s->options.no_labels) status = label_test(s, teacher, data);

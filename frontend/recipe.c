@@ -306,6 +306,7 @@ static const word distillations[] = {
 static void set_distill(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
   const qnet_expr *e = single(s, t);
   if (e) run_word(s, e, "distillation", distillations, 1, r);
+  r->distill_loc = t->name.loc;
 }
 
 typedef struct setting_def {

@@ -67,7 +67,8 @@ static qnet_status check_run(run *r) {
     const span stage = stage_at(o, at);
     if (o->warmup_epochs >= stage.epochs)
       return qnet_error_in(r->diag, "--epochs",
-                           "%d epochs of warm-up leave none of %" PRId64 " to train",
+                           "%d epochs of warm-up leave none of %" PRId64
+                           " to train; train longer, or lower the recipe's 'warmup'",
                            o->warmup_epochs, stage.epochs);
     at = stage.first + stage.epochs;
   }

@@ -16,4 +16,5 @@ first=$?
 cat "$reports/1" "$reports/2"
 [ $first -le 1 ] && [ $second -le 1 ] || exit 3
 cat "$reports/1" "$reports/2" | sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed, 0 skipped$/\1 \2/p' |
-  awk '{p += $1; f += $2} END {print p " passed, " f + 0 " failed, 0 skipped"; exit f > 0}'
+  awk '{p += $1; f += $2}
+    END {if (NR != 2) exit 3; print p " passed, " f " failed, 0 skipped"; exit f > 0}'

@@ -44,6 +44,11 @@ static void test_rate_without_gradient(void **state) {
   assert_non_null(strstr(reports, "net.qnet:11:3: warning: 'lqnets' learns nothing by gradient"));
   assert_int_equal(count_text(reports, "warning: "), 1); /* not one a stage */
   free(reports);
+  test_write_net("quantize lqnets(weights = 2, activations = 2) except first, last",
+                 "quantizers = rate(lr = 1)");
+  assert_int_equal(test_train("waves", "out", "--epochs=1", &reports), QNET_OK);
+  assert_int_equal(count_text(reports, "warning: "), 0); /* nothing that would change anything */
+  free(reports);
 }
 
 enum { MAX_METRICS = 8192 };
@@ -324,6 +329,10 @@ static void test_teacher_warnings(void **state) {
   test_must_train("waves", "two", "--quantizer=lsq");
   assert_int_equal(test_train("waves", "out", "--distill=@/two.safetensors", &reports), QNET_OK);
   assert_int_equal(count_text(reports, "warning: these weights were trained for quantizers"), 1);
+  free(reports);
+  test_write_net("", "epochs = 1  distill = logits(weight = 0.3)");
+  assert_int_equal(test_train("waves", "out", "", &reports), QNET_OK);
+  assert_non_null(strstr(reports, "net.qnet:11:15: warning: no f32 network is followed"));
   free(reports);
 }
 
