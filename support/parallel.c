@@ -13,7 +13,9 @@ void qnet_parallel_for(size_t count, size_t grain,
     body(ctx, 0, count);
     return;
   }
-#pragma omp parallel for schedule(dynamic)
+/* Pass after pass a thread gets the same part, which oneDNN gives it too: lines that another core
+ * wrote, or has read, are slow to read and slower to write. */
+#pragma omp parallel for schedule(static)
   for (size_t r = 0; r < ranges; r++) {
     const size_t begin = r * grain;
     body(ctx, begin, count - begin < grain ? count : begin + grain);
