@@ -171,7 +171,7 @@ char *qnet_plan_row(const qnet_plan_value *v, const qnet_plan_step *s, const qne
 }
 
 static void run_step(const qnet_plan_step *s, const qnet_plan_range *range) {
-  qnet_plan_rows r = {.count = range->count};
+  qnet_plan_rows r = {.begin = range->begin, .count = range->count};
   for (int k = 0; k < s->in_count; k++)
     r.in[k] =
         (s->kernel->row_in >> k & 1) != 0 ? qnet_plan_row(s->in[k], s, range) : s->in[k]->data;

@@ -44,7 +44,7 @@ static qnet_status make_groups(qnet_plan *p, qnet_diag *d) {
   if (p->group == NULL) return qnet_out_of_memory(d);
   for (qnet_plan_step *s = p->first; s != NULL; s = s->next) {
     qnet_plan_group *g = p->group_count > 0 ? &p->group[p->group_count - 1] : NULL;
-    if (g == NULL || !can_join(g->first, s)) {
+    if (g == NULL || s->begins || !can_join(g->first, s)) {
       g = &p->group[p->group_count++];
       *g = (qnet_plan_group){.first = s, .rows = s->kernel->rows != NULL ? s->rows : 0, .grain = 1};
     }
@@ -131,25 +131,47 @@ static bool touched_later(const qnet_plan_step *s, qnet_plan_value *root) {
   return false;
 }
 
-/* A result takes the memory of an operand that nobody needs any more. */
-static void place_over_operands(qnet_plan *p) {
-  for (qnet_plan_step *s = p->first; s != NULL; s = s->next) {
-    unsigned free_operands = s->kernel->overwrites;
-    for (int k = 0; k < s->out_count; k++) {
-      qnet_plan_value *v = s->out[k];
-      if (v == NULL || v->place != QNET_PLACE_SLAB) continue;
-      for (int i = 0; i < s->in_count && v->alias == NULL; i++) {
-        qnet_plan_value *u = s->in[i];
-        if (!has_bit(free_operands, i) || u->place != QNET_PLACE_SLAB || u->bytes != v->bytes)
-          continue;
-        qnet_plan_value *root = root_of(u);
-        if (root->last != s->group || touched_later(s, root)) continue;
-        free_operands &= ~(1u << i);
-        v->alias = root;
-        root->last = v->last;
-      }
-    }
+/* May result k of s take u's memory, which s or a step before it in the group reads? */
+static bool can_take(const qnet_plan *p, const qnet_plan_step *s, int k, qnet_plan_value *u) {
+  if (u->place != QNET_PLACE_SLAB || u->bytes != s->out[k]->bytes) return false;
+  qnet_plan_value *root = root_of(u);
+  if (root->last != s->group || touched_later(s, root)) return false;
+  for (int i = 0; i < s->out_count; i++)
+    if (i != k && s->out[i] != NULL && root_of(s->out[i]) == root) return false;
+  bool is_operand = false;
+  for (int i = 0; i < s->in_count; i++) {
+    if (s->in[i]->place != QNET_PLACE_SLAB || root_of(s->in[i]) != root) continue;
+    if (!has_bit(s->kernel->overwrites, i)) return false;
+    is_operand = true;
   }
+  if (is_operand && p->group[s->group].count == 1) return true;
+  return has_bit(s->kernel->row_out, k) && rows_only(&p->group[s->group], u);
+}
+
+/* A result takes the memory of a value that nobody needs any more: of those, the one written last,
+ * which is still in the cache and has to go from there to memory in any case. */
+static void place_over(qnet_plan *p, const qnet_plan_step *s, int k) {
+  qnet_plan_value *v = s->out[k], *best = NULL;
+  const qnet_plan_step *m = p->group[s->group].first;
+  for (bool last = false; !last; m = m->next) {
+    last = m == s;
+    for (int i = 0; i < m->in_count; i++)
+      if (can_take(p, s, k, m->in[i])) {
+        qnet_plan_value *root = root_of(m->in[i]);
+        if (best == NULL || root->written > best->written) best = root;
+      }
+  }
+  v->written = s->group;
+  if (best == NULL) return;
+  v->alias = best;
+  best->last = v->last;
+  best->written = s->group;
+}
+
+static void place_over_operands(qnet_plan *p) {
+  for (qnet_plan_step *s = p->first; s != NULL; s = s->next)
+    for (int k = 0; k < s->out_count; k++)
+      if (s->out[k] != NULL && s->out[k]->place == QNET_PLACE_SLAB) place_over(p, s, k);
 }
 
 /* ---- the slab ---------------------------------------------------------------------------------*/

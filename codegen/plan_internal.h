@@ -35,6 +35,7 @@ typedef struct qnet_plan_value {
   qnet_symbol *symbol;           /* SYMBOL */
   struct qnet_plan_value *alias; /* SLAB: takes over this value's memory */
   int first, last;               /* groups that define it and use it last; -1 = before all */
+  int written;                   /* the group that wrote its memory last */
   size_t offset;                 /* SLAB, TILE */
   char *data;                    /* set while running; unused in tiles */
   struct qnet_plan_value *next;
@@ -48,8 +49,8 @@ typedef struct qnet_fuse qnet_fuse;
 typedef struct qnet_plan_rows {
   const void *in[QNET_PLAN_MAX_IN];
   void *out[QNET_PLAN_MAX_OUT];
-  int64_t count;
-  void *partial; /* the range's partial result, zeroed before the run */
+  int64_t begin, count; /* the first row's number */
+  void *partial;        /* the range's partial result, zeroed before the run */
 } qnet_plan_rows;
 
 typedef struct qnet_plan_kernel {
@@ -86,7 +87,9 @@ struct qnet_plan_step {
   qnet_plan_value *out[QNET_PLAN_MAX_OUT]; /* NULL: nobody wants it */
   void *state;
   bool relu;            /* a layer whose result goes through relu */
-  int64_t rows, width;  /* row kernels: rows, and elements a row of operand 0 */
+  bool begins;          /* a group of its own or the first of one */
+  int64_t rows, width;  /* row kernels: rows, and elements a row of operand 0 (of result 0 where
+                           that operand has no rows) */
   size_t partial_bytes; /* of one range */
   char *partial;
   size_t scratch_bytes; /* of plan->scratch, for the time of the step */

@@ -1,7 +1,8 @@
 /* From operations to steps. Most operations are one step; batch_norm in training is two (sums, then
- * the rest), a quantizer takes its statistics along, relu goes into the layer before it where that
- * is allowed. Reads become the symbol's own memory. Operations whose results are only written to
- * symbols (moving averages, the update) wait until the end, out of the way of groups.
+ * the rest, with what is cheaper computed again than read), a quantizer takes its statistics along,
+ * relu goes into the layer before it where that is allowed. Reads become the symbol's own memory.
+ * Operations whose results are only written to symbols (moving averages, the update) wait until the
+ * end, out of the way of groups.
  *
  * Symbols change at the end of the function in effect: a read after a write is given the written
  * value itself, and the last written value is either computed in the symbol's memory
@@ -78,10 +79,11 @@ static qnet_status define(lowering *l, qnet_plan_step *s, int slot, const qnet_v
   return QNET_OK;
 }
 
-/* Row kernels: the number of rows is that of operand 0. */
+/* Of a row kernel. */
 static void set_rows(qnet_plan_step *s, int64_t rows) {
+  const qnet_plan_value *v = (s->kernel->row_in & 1) != 0 ? s->in[0] : s->out[0];
   s->rows = rows;
-  s->width = qnet_type_elements(s->in[0]->type) / rows;
+  s->width = qnet_type_elements(v->type) / rows;
 }
 
 static int64_t positions(const qnet_type *type) {
@@ -94,7 +96,6 @@ static const qnet_plan_kernel *const kernels[QNET_OP_COUNT] = {
     [QNET_OP_NORMALIZE] = &qnet_plan_normalize,
     [QNET_OP_RELU] = &qnet_plan_relu,
     [QNET_OP_ADD] = &qnet_plan_add,
-    [QNET_OP_RELU_GRAD] = &qnet_plan_relu_grad,
     [QNET_OP_QUANT_AFFINE] = &qnet_plan_affine,
     [QNET_OP_BATCH_NORM] = &qnet_plan_batch_norm,
     [QNET_OP_QUANT_QUANTIZE] = &qnet_plan_quantize_codes,
@@ -146,7 +147,8 @@ static qnet_status lower_plain(lowering *l, const qnet_op *op, const qnet_plan_k
   if (s == NULL) return qnet_out_of_memory(l->diag);
   for (int i = 0; i < op->result_count; i++)
     QNET_TRY(define(l, s, i, &op->result[i]));
-  if (kernel->rows != NULL) set_rows(s, positions(op->operand[0]->type));
+  const qnet_value *rows = (kernel->row_in & 1) != 0 ? op->operand[0] : &op->result[0];
+  if (kernel->rows != NULL) set_rows(s, positions(rows->type));
   return QNET_OK;
 }
 
@@ -165,30 +167,79 @@ static qnet_status lower_layer(lowering *l, const qnet_op *op) {
 
 /* ---- batch_norm in training -------------------------------------------------------------------*/
 
+/* The pass over the elements; no result yet. */
+static qnet_plan_step *norm_apply(lowering *l, const qnet_op *op) {
+  qnet_plan_step *s = new_step(l, op, &qnet_plan_norm_apply, false);
+  if (s == NULL) return NULL;
+  s->in[s->in_count++] = value_of(l, &op->result[1]);
+  s->in[s->in_count++] = value_of(l, &op->result[2]);
+  set_rows(s, positions(op->operand[0]->type));
+  return s;
+}
+
 static qnet_status lower_norm_train(lowering *l, const qnet_op *op) {
-  const int64_t rows = positions(op->operand[0]->type);
   qnet_plan_step *sums = new_step(l, op, &qnet_plan_norm_stats, false);
   if (sums == NULL) return qnet_out_of_memory(l->diag);
-  set_rows(sums, rows);
+  set_rows(sums, positions(op->operand[0]->type));
   QNET_TRY(define(l, sums, 0, &op->result[1]));
   QNET_TRY(define(l, sums, 1, &op->result[2]));
-  qnet_plan_step *apply = new_step(l, op, &qnet_plan_norm_apply, false);
-  if (apply == NULL) return qnet_out_of_memory(l->diag);
-  apply->in[apply->in_count++] = sums->out[0];
-  apply->in[apply->in_count++] = sums->out[1];
-  set_rows(apply, rows);
-  return define(l, apply, 0, &op->result[0]);
+  qnet_plan_step *apply = norm_apply(l, op);
+  return apply != NULL ? define(l, apply, 0, &op->result[0]) : qnet_out_of_memory(l->diag);
+}
+
+static bool uses(const qnet_op *op, const qnet_value *v) {
+  for (int i = 0; op != NULL && i < op->operand_count; i++)
+    if (op->operand[i] == v) return true;
+  return false;
+}
+
+/* The batch_norm behind which stands the relu of this relu_grad, where the gradient of both is all
+ * that wants it. The sign of y is then cheaper computed again from x, which the gradient of
+ * batch_norm reads in any case, than read with y; and the gradient behind relu, which both its
+ * passes need, is cheaper made twice than stored. */
+static const qnet_op *norm_to_repeat(const qnet_op *op) {
+  const qnet_value *y = op->operand[0];
+  const qnet_op *relu = y->def, *grad = qnet_value_single_user(&op->result[0]);
+  if (relu == NULL || relu->opcode != QNET_OP_RELU || uses(op->operand[1]->def, y)) return NULL;
+  const qnet_op *norm = relu->operand[0]->def;
+  if (norm == NULL || norm->opcode != QNET_OP_BATCH_NORM_TRAIN) return NULL;
+  if (grad == NULL || grad->opcode != QNET_OP_BATCH_NORM_GRAD) return NULL;
+  return grad->operand[0] == norm->operand[0] && grad->operand[1] == &op->result[0] ? norm : NULL;
+}
+
+/* dy behind relu, as the first steps of a group: computed again, or as it is. */
+static qnet_status lower_norm_dy(lowering *l, const qnet_value *v, bool begins,
+                                 qnet_plan_value **dy) {
+  const qnet_op *op = v->def;
+  const qnet_op *norm = op != NULL && op->opcode == QNET_OP_RELU_GRAD ? norm_to_repeat(op) : NULL;
+  *dy = value_of(l, v);
+  if (norm == NULL) return QNET_OK;
+  qnet_plan_step *y = norm_apply(l, norm);
+  qnet_plan_step *mask = y != NULL ? new_step(l, op, &qnet_plan_relu_grad, false) : NULL;
+  if (mask == NULL) return qnet_out_of_memory(l->diag);
+  y->begins = begins;
+  y->out[0] = mask->in[0] = new_value(l, norm->result[0].type, QNET_PLACE_SLAB);
+  mask->out[0] = *dy = new_value(l, v->type, QNET_PLACE_SLAB);
+  if (mask->in[0] == NULL || *dy == NULL) return qnet_out_of_memory(l->diag);
+  y->out_count = mask->out_count = 1;
+  set_rows(mask, y->rows);
+  return QNET_OK;
 }
 
 static qnet_status lower_norm_grad(lowering *l, const qnet_op *op) {
   const int64_t rows = positions(op->operand[0]->type);
+  qnet_plan_value *dy;
+  QNET_TRY(lower_norm_dy(l, op->operand[1], false, &dy));
   qnet_plan_step *sums = new_step(l, op, &qnet_plan_norm_grad_sums, false);
   if (sums == NULL) return qnet_out_of_memory(l->diag);
+  sums->in[1] = dy;
   set_rows(sums, rows);
   QNET_TRY(define(l, sums, 0, &op->result[1]));
   QNET_TRY(define(l, sums, 1, &op->result[2]));
+  QNET_TRY(lower_norm_dy(l, op->operand[1], true, &dy));
   qnet_plan_step *apply = new_step(l, op, &qnet_plan_norm_grad_apply, false);
   if (apply == NULL) return qnet_out_of_memory(l->diag);
+  apply->in[1] = dy;
   apply->in[apply->in_count++] = sums->out[0];
   apply->in[apply->in_count++] = sums->out[1];
   set_rows(apply, rows);
@@ -288,8 +339,24 @@ static qnet_status lower_write(lowering *l, const qnet_op *op) {
 
 /* ---- dispatch ---------------------------------------------------------------------------------*/
 
+/* A pad waits for the one that uses it: it then fills rows of that one's group, not memory. */
+static bool waits(const qnet_op *op) {
+  return op != NULL && op->opcode == QNET_OP_PAD && qnet_value_single_user(&op->result[0]) != NULL;
+}
+
+static qnet_status lower_waiting(lowering *l, const qnet_op *user) {
+  for (int i = 0; i < user->operand_count; i++) {
+    const qnet_op *op = user->operand[i]->def;
+    if (!waits(op)) continue;
+    QNET_TRY(lower_waiting(l, op));
+    QNET_TRY(lower_plain(l, op, &qnet_plan_pad));
+  }
+  return QNET_OK;
+}
+
 static qnet_status lower_op(lowering *l, const qnet_op *op) {
-  if (op->result_count > 0 && l->skipped[op->result[0].id]) return QNET_OK;
+  if (waits(op) || (op->result_count > 0 && l->skipped[op->result[0].id])) return QNET_OK;
+  QNET_TRY(lower_waiting(l, op));
   switch (op->opcode) {
   case QNET_OP_READ: return lower_read(l, op);
   case QNET_OP_WRITE: return lower_write(l, op);
@@ -298,6 +365,8 @@ static qnet_status lower_op(lowering *l, const qnet_op *op) {
   case QNET_OP_DENSE: return lower_layer(l, op);
   case QNET_OP_BATCH_NORM_TRAIN: return lower_norm_train(l, op);
   case QNET_OP_BATCH_NORM_GRAD: return lower_norm_grad(l, op);
+  case QNET_OP_RELU_GRAD:
+    return norm_to_repeat(op) != NULL ? QNET_OK : lower_plain(l, op, &qnet_plan_relu_grad);
   case QNET_OP_QUANTIZE: return lower_quantize(l, op);
   case QNET_OP_QUANTIZE_GRAD: return lower_quantize_grad(l, op);
   case QNET_OP_CODE_STATS: return lower_code_stats(l, op);

@@ -1,5 +1,5 @@
-/* Pools, their gradients, slice, pad and flatten: whole kernels, parallel over images. Channels are
- * the inner loop. Average pools add in the order that docs/numbers.md fixes. */
+/* Pools, their gradients, slice and flatten: whole kernels, parallel over images; pad goes by rows.
+ * Channels are the inner loop. Average pools add in the order that docs/numbers.md fixes. */
 #include "codegen/plan_internal.h"
 #include "support/parallel.h"
 #include "support/simd.h"
@@ -270,18 +270,6 @@ static void slice_images(void *context, size_t begin, size_t end) {
   }
 }
 
-static void pad_images(void *context, size_t begin, size_t end) {
-  const placement *p = context;
-  for (size_t n = begin; n < end; n++) {
-    const float *in = p->in + (int64_t)n * image_size(&p->small);
-    float *out = p->out + (int64_t)n * image_size(&p->large);
-    memset(out, 0, (size_t)image_size(&p->large) * sizeof *out);
-    for (int64_t h = 0; h < p->small.h; h++)
-      for (int64_t w = 0; w < p->small.w; w++, in += p->small.c)
-        copy_floats(in, 1, out + place_of(p, h, w), p->lattice.stride[2], p->small.c);
-  }
-}
-
 static qnet_status run_slice(qnet_plan *plan, const qnet_plan_step *s, qnet_diag *d) {
   (void)plan, (void)d;
   placement p = {.small = qnet_plan_shape_of(s->out[0]->type),
@@ -293,19 +281,39 @@ static qnet_status run_slice(qnet_plan *plan, const qnet_plan_step *s, qnet_diag
   return QNET_OK;
 }
 
-static qnet_status run_pad(qnet_plan *plan, const qnet_plan_step *s, qnet_diag *d) {
-  (void)plan, (void)d;
-  placement p = {.small = qnet_plan_shape_of(s->in[0]->type),
-                 .large = qnet_plan_shape_of(s->out[0]->type),
-                 .lattice = qnet_op_lattice(s->op),
-                 .in = (const float *)s->in[0]->data,
-                 .out = (float *)s->out[0]->data};
-  qnet_parallel_for((size_t)p.small.n, 1, pad_images, &p);
-  return QNET_OK;
+/* Pixels of line `line` of all images' lines, `out` at the pixel `first`; the pixels are 0. */
+static void pad_line(const placement *p, int64_t line, int64_t first, int64_t count, float *out) {
+  const qnet_lattice *l = &p->lattice;
+  const int64_t n = line / p->large.h, above = line % p->large.h - l->begin[0];
+  const int64_t h = above / l->stride[0];
+  if (above < 0 || above % l->stride[0] != 0 || h >= p->small.h) return;
+  const float *in = p->in + (n * p->small.h + h) * p->small.w * p->small.c;
+  const int64_t skipped = first - l->begin[1];
+  int64_t w = skipped > 0 ? (skipped + l->stride[1] - 1) / l->stride[1] : 0;
+  for (; w < p->small.w; w++) {
+    const int64_t at = l->begin[1] + l->stride[1] * w - first;
+    if (at >= count) return;
+    copy_floats(in + w * p->small.c, 1, out + at * p->large.c + l->begin[2], l->stride[2],
+                p->small.c);
+  }
+}
+
+static void pad_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
+  const placement p = {.small = qnet_plan_shape_of(s->in[0]->type),
+                       .large = qnet_plan_shape_of(s->out[0]->type),
+                       .lattice = qnet_op_lattice(s->op),
+                       .in = r->in[0]};
+  float *out = r->out[0];
+  memset(out, 0, (size_t)(r->count * s->width) * sizeof *out);
+  for (int64_t done = 0, count; done < r->count; done += count, out += count * s->width) {
+    const int64_t row = r->begin + done, first = row % p.large.w, rest = r->count - done;
+    count = p.large.w - first < rest ? p.large.w - first : rest;
+    pad_line(&p, row / p.large.w, first, count, out);
+  }
 }
 
 const qnet_plan_kernel qnet_plan_slice = {.run = run_slice};
-const qnet_plan_kernel qnet_plan_pad = {.run = run_pad};
+const qnet_plan_kernel qnet_plan_pad = {.rows = pad_rows, .row_out = 1};
 
 /* ---- flatten: N,H,W,C to N,(C,H,W), of f32 or codes -------------------------------------------*/
 
