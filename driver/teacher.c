@@ -52,8 +52,8 @@ static qnet_status prepare(qnet_session *s, const qnet_module *m, int batch, qne
   t->module = qnet_module_clone(m);
   if (!t->module) return qnet_out_of_memory(s->diag);
   QNET_TRY(load(s, t->module));
-  char pipeline[32];
-  snprintf(pipeline, sizeof pipeline, "batch{n=%d}", batch);
+  char pipeline[48];
+  snprintf(pipeline, sizeof pipeline, "fold-batch-norm,batch{n=%d}", batch);
   const qnet_pipeline_options options = {0};
   QNET_TRY(qnet_pipeline_run(t->module, pipeline, &options, NULL, s->diag));
   return qnet_plan_create(t->module, "eval", QNET_PLAN_FAST, &t->plan, s->diag);
