@@ -2,15 +2,15 @@
 # Top-1 of ResNet-20 on CIFAR-10 by learned quantizer: fine-tunes examples/resnet20.qnet from its f32
 # weights, every method by one recipe, packs the result and lets the JIT count on all test images.
 # usage: bench/accuracy.sh [METHOD:BITS ...]    default: all rows of docs/accuracy.md
-# Two runs at a time, one thread each, about 35 minutes a pair. A run that was stopped goes on where
-# it was; results stay in build/accuracy (remove it to start over). Needs scripts/get-cifar10.sh.
+# A run takes about half an hour on two quiet cores; one that was stopped goes on where it was.
+# Results stay in build/accuracy (remove it to start over). Needs scripts/get-cifar10.sh.
 set -eu
 cd "$(dirname "$0")/.."
 qnetc=${QNETC:-build/bin/qnetc}
 net=examples/resnet20.qnet
 f32=${F32:-examples/resnet20-f32.safetensors}
 out=${OUT:-build/accuracy}
-default="--epochs=10 --lr=0.04 -D decay=1e-4 -D warmup=1 -D quantizer_lr=0.1 --distill=$f32"
+default="--epochs=20 --lr=0.02 -D decay=1e-4 -D warmup=1 -D quantizer_lr=0.1 --distill=$f32"
 recipe=${RECIPE:-$default}
 
 name_of() { echo "${1%%:*}-w${1##*:}a${1##*:}"; }
@@ -20,13 +20,10 @@ field() { sed -n "s/.*\"$2\": *\([0-9.]*\).*/\1/p" "$1"; }
 train() {
   name=$(name_of "$1")
   [ ! -f "$out/$name.done" ] || return 0
-  echo "$name: training, says how far it is in $out/$name.log"
+  echo "$name"
   # shellcheck disable=SC2046,SC2086
-  $qnetc train $net --data=cifar10 --init="$f32" $recipe $(options_of "$1") --threads=1 \
-    --checkpoint-steps=100 --resume -o "$out/$name.safetensors" >>"$out/$name.log" 2>&1 || {
-    cat "$out/$name.log"
-    exit 1
-  }
+  $qnetc train $net --data=cifar10 --init="$f32" $recipe $(options_of "$1") --checkpoint-steps=100 \
+    --resume -o "$out/$name.safetensors"
   touch "$out/$name.done"
 }
 
@@ -51,12 +48,10 @@ table_row() {
 }
 
 mkdir -p "$out"
-if [ "${1-}" = --train ]; then
-  train "$2"
-  exit
-fi
 [ $# -gt 0 ] || set -- lqnets:2 qil:2 lcq:2 dq:2 lcq:3 lqnets:3
-printf '%s\n' "$@" | xargs -P 2 -I RUN "$0" --train RUN
+for run in "$@"; do
+  train "$run"
+done
 
 echo
 echo "ResNet-20, CIFAR-10, 10000 test images; $recipe"
