@@ -4,6 +4,7 @@
 # usage: bench/accuracy.sh [METHOD:BITS ...]    default: all rows of docs/accuracy.md
 # A run takes about half an hour on two quiet cores; one that was stopped goes on where it was.
 # Results stay in build/accuracy (remove it to start over). Needs scripts/get-cifar10.sh.
+# Others by environment: QNETC, the program; F32, the f32 weights; OUT, the directory; RECIPE.
 set -eu
 cd "$(dirname "$0")/.."
 qnetc=${QNETC:-build/bin/qnetc}

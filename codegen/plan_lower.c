@@ -96,6 +96,7 @@ static const qnet_plan_kernel *const kernels[QNET_OP_COUNT] = {
     [QNET_OP_NORMALIZE] = &qnet_plan_normalize,
     [QNET_OP_RELU] = &qnet_plan_relu,
     [QNET_OP_ADD] = &qnet_plan_add,
+    [QNET_OP_RELU_GRAD] = &qnet_plan_relu_grad,
     [QNET_OP_QUANT_AFFINE] = &qnet_plan_affine,
     [QNET_OP_BATCH_NORM] = &qnet_plan_batch_norm,
     [QNET_OP_QUANT_QUANTIZE] = &qnet_plan_quantize_codes,
@@ -349,7 +350,7 @@ static qnet_status lower_waiting(lowering *l, const qnet_op *user) {
     const qnet_op *op = user->operand[i]->def;
     if (!waits(op)) continue;
     QNET_TRY(lower_waiting(l, op));
-    QNET_TRY(lower_plain(l, op, &qnet_plan_pad));
+    QNET_TRY(lower_plain(l, op, kernels[op->opcode]));
   }
   return QNET_OK;
 }
@@ -366,7 +367,8 @@ static qnet_status lower_op(lowering *l, const qnet_op *op) {
   case QNET_OP_BATCH_NORM_TRAIN: return lower_norm_train(l, op);
   case QNET_OP_BATCH_NORM_GRAD: return lower_norm_grad(l, op);
   case QNET_OP_RELU_GRAD:
-    return norm_to_repeat(op) != NULL ? QNET_OK : lower_plain(l, op, &qnet_plan_relu_grad);
+    if (norm_to_repeat(op) != NULL) return QNET_OK;
+    break;
   case QNET_OP_QUANTIZE: return lower_quantize(l, op);
   case QNET_OP_QUANTIZE_GRAD: return lower_quantize_grad(l, op);
   case QNET_OP_CODE_STATS: return lower_code_stats(l, op);
