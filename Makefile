@@ -31,7 +31,7 @@ bench-train:
 	@/usr/bin/python3 bench/train.py
 
 format:
-	@git ls-files '*.c' '*.h' | xargs clang-format -i
+	@git ls-files --cached --others --exclude-standard '*.c' '*.h' | xargs clang-format -i
 
 clean:
 	rm -rf build build-debug build-asan build-clang

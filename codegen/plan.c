@@ -143,6 +143,16 @@ qnet_blob *qnet_plan_argument(qnet_plan *p, int index) {
   return index >= 0 && index < p->argument_count ? p->argument[index] : NULL;
 }
 
+qnet_status qnet_plan_share_argument(qnet_plan *p, int index, qnet_blob *blob, qnet_diag *d) {
+  qnet_blob *own = qnet_plan_argument(p, index);
+  if (own == NULL || blob->dtype != own->dtype || blob->bytes != own->bytes)
+    return qnet_error(d, QNET_NO_LOC, "argument %d of this plan has another type", index);
+  p->argument[index] = qnet_blob_retain(blob);
+  p->argument_value[index]->data = blob->data;
+  qnet_blob_release(own);
+  return QNET_OK;
+}
+
 qnet_blob *qnet_plan_result(qnet_plan *p, int index) {
   return index >= 0 && index < p->result_count ? p->result[index] : NULL;
 }

@@ -21,6 +21,9 @@ void qnet_plan_destroy(qnet_plan *p);
 /* Buffers of argument i and result i: write the inputs, run, read the outputs. Borrowed. */
 qnet_blob *qnet_plan_argument(qnet_plan *p, int index);
 qnet_blob *qnet_plan_result(qnet_plan *p, int index);
+/* Makes `blob`, of the argument's type, the argument's buffer: another plan's result need not be
+ * copied. The plan keeps a reference. */
+qnet_status qnet_plan_share_argument(qnet_plan *p, int index, qnet_blob *blob, qnet_diag *d);
 /* A run that finds a loss (nn.softmax_cross_entropy) that is not finite ends there: updates come
  * later, so the state is as before. */
 qnet_status qnet_plan_run(qnet_plan *p, qnet_diag *d);

@@ -114,6 +114,7 @@ static const qnet_plan_kernel *const kernels[QNET_OP_COUNT] = {
     [QNET_OP_SGD] = &qnet_plan_sgd,
     [QNET_OP_ADAM] = &qnet_plan_adam,
     [QNET_OP_MOVING_AVERAGE] = &qnet_plan_moving_average,
+    [QNET_OP_FEATURE_GRAD] = &qnet_plan_feature_grad,
     [QNET_OP_BIAS_GRAD] = &qnet_plan_bias_grad,
     [QNET_OP_CONV2D_GRAD_INPUT] = &qnet_plan_layer_grad_input,
     [QNET_OP_DENSE_GRAD_INPUT] = &qnet_plan_layer_grad_input,

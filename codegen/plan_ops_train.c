@@ -1,5 +1,6 @@
 /* The rest of a training step: the update, moving averages, gradients of biases; copies; and the
  * reference kernels of the interpreter for whatever has no kernel of its own. */
+#include "codegen/lanes.h"
 #include "codegen/plan_fuse.h"
 #include "ir/interp.h"
 #include "support/parallel.h"
@@ -114,6 +115,76 @@ static qnet_status run_adam(qnet_plan *p, const qnet_plan_step *s, qnet_diag *d)
 }
 
 const qnet_plan_kernel qnet_plan_adam = {.run = run_adam, .overwrites = 0x1f};
+
+/* ---- features: operands x, target; the factor of the one pass needs all of the target ---------*/
+
+/* state: the factor for all channels, then a sum of squares for each range. */
+static qnet_status prepare_feature_grad(qnet_plan *p, qnet_plan_step *s, qnet_diag *d) {
+  const size_t ranges = (size_t)(s->rows * s->width + QNET_PLAN_RANGE - 1) / QNET_PLAN_RANGE;
+  s->state = qnet_plan_alloc(p, ((size_t)s->width + ranges) * sizeof(float));
+  return s->state != NULL ? QNET_OK : qnet_out_of_memory(d);
+}
+
+/* Element i goes to lane i % 16, on every machine. */
+QNET_SIMD_BODY void sum_squares_body(const float *x, int64_t n, float *lane) {
+  int64_t i = 0;
+  for (; i + QNET_LANES <= n; i += QNET_LANES)
+#pragma omp simd
+    for (int k = 0; k < QNET_LANES; k++)
+      lane[k] += x[i + k] * x[i + k];
+  for (; i < n; i++)
+    lane[i % QNET_LANES] += x[i] * x[i];
+}
+QNET_SIMD_DISPATCH(sum_squares, (const float *x, int64_t n, float *lane), (x, n, lane))
+
+static void square_range(void *context, size_t begin, size_t end) {
+  const qnet_plan_step *s = context;
+  float lane[QNET_LANES] = {0}, *sum = (float *)s->state + s->width;
+  sum_squares((const float *)s->in[1]->data + begin, (int64_t)(end - begin), lane);
+  sum[begin / QNET_PLAN_RANGE] = (float)qnet_lanes_add(lane);
+}
+
+static void begin_feature_grad(const qnet_plan_step *s) {
+  const size_t n = (size_t)(s->rows * s->width);
+  float *factor = s->state;
+  qnet_plan_step copy = *s;
+  qnet_parallel_for(n, QNET_PLAN_RANGE, square_range, &copy);
+  double sum = 0;
+  for (size_t i = 0; i < n; i += QNET_PLAN_RANGE)
+    sum += (double)factor[(size_t)s->width + i / QNET_PLAN_RANGE];
+  const double weight = qnet_op_float(s->op, "weight", 1);
+  for (int64_t c = 0; c < s->width; c++)
+    factor[c] = sum > 0 ? (float)(2 * weight / sum) : 0;
+}
+
+QNET_SIMD_BODY void feature_grad_body(const float *x, const float *target, float factor, int64_t n,
+                                      float *dx) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++)
+    dx[i] = (x[i] - target[i]) * factor;
+}
+QNET_SIMD_DISPATCH(feature_grad,
+                   (const float *x, const float *target, float factor, int64_t n, float *dx),
+                   (x, target, factor, n, dx))
+
+static void feature_grad_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
+  feature_grad(r->in[0], r->in[1], *(const float *)s->state, r->count * s->width, r->out[0]);
+}
+
+static void emit_feature_grad(qnet_fuse *f, const qnet_plan_step *s) {
+  (void)s;
+  qnet_value *e =
+      qnet_fuse_arithmetic(f, QNET_OP_LOOP_FSUB, qnet_fuse_in(f, 0), qnet_fuse_in(f, 1));
+  qnet_fuse_out(f, 0, qnet_fuse_arithmetic(f, QNET_OP_LOOP_FMUL, e, qnet_fuse_state(f, 0)));
+}
+
+const qnet_plan_kernel qnet_plan_feature_grad = {.prepare = prepare_feature_grad,
+                                                 .begin = begin_feature_grad,
+                                                 .rows = feature_grad_rows,
+                                                 .emit = emit_feature_grad,
+                                                 .row_in = 3,
+                                                 .row_out = 1,
+                                                 .overwrites = 1};
 
 /* ---- moving averages --------------------------------------------------------------------------*/
 

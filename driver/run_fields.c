@@ -109,8 +109,8 @@ static void put_settings(const qnet_program *p, const qnet_train_options *o, qne
 
 static void put_teacher(const qnet_teacher *teacher, const qnet_recipe *r, qnet_run_fields *f) {
   if (teacher)
-    put(f, "teacher", "%016" PRIx64 " weight %.17g temperature %.17g", qnet_teacher_hash(teacher),
-        r->distill_weight, r->distill_temperature);
+    put(f, "teacher", "%016" PRIx64 " weight %.17g temperature %.17g features %.17g",
+        qnet_teacher_hash(teacher), r->distill_weight, r->distill_temperature, r->feature_weight);
   else
     put(f, "teacher", "none");
 }

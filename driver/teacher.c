@@ -48,25 +48,25 @@ static qnet_status load(qnet_session *s, qnet_module *m) {
   return status;
 }
 
-static qnet_status prepare(qnet_session *s, const qnet_module *m, int batch, qnet_teacher *t) {
-  t->module = qnet_module_clone(m);
+static qnet_status prepare(qnet_session *s, const qnet_program *p, qnet_teacher *t) {
+  t->module = qnet_module_clone(p->module);
   if (!t->module) return qnet_out_of_memory(s->diag);
   QNET_TRY(load(s, t->module));
-  char pipeline[48];
-  snprintf(pipeline, sizeof pipeline, "fold-batch-norm,batch{n=%d}", batch);
+  char pipeline[64];
+  snprintf(pipeline, sizeof pipeline, "%sfold-batch-norm,batch{n=%d}",
+           p->recipe.feature_weight > 0 ? "expose-features," : "", p->recipe.batch);
   const qnet_pipeline_options options = {0};
   QNET_TRY(qnet_pipeline_run(t->module, pipeline, &options, NULL, s->diag));
   return qnet_plan_create(t->module, "eval", QNET_PLAN_FAST, &t->plan, s->diag);
 }
 
-qnet_status qnet_teacher_create(qnet_session *s, const qnet_module *m, int batch,
-                                qnet_teacher **out) {
+qnet_status qnet_teacher_create(qnet_session *s, const qnet_program *p, qnet_teacher **out) {
   *out = NULL;
   if (!weights_of(&s->options)) return QNET_OK;
   qnet_teacher *t = qnet_alloc(s->allocator, sizeof *t);
   if (!t) return qnet_out_of_memory(s->diag);
   t->allocator = s->allocator;
-  const qnet_status status = prepare(s, m, batch, t);
+  const qnet_status status = prepare(s, p, t);
   if (status == QNET_OK)
     *out = t;
   else
@@ -88,6 +88,10 @@ qnet_status qnet_teacher_logits(qnet_teacher *t, const uint8_t *images, const qn
   QNET_TRY(qnet_plan_run(t->plan, d));
   *out = qnet_plan_result(t->plan, 0);
   return QNET_OK;
+}
+
+qnet_blob *qnet_teacher_output(qnet_teacher *t, int index) {
+  return qnet_plan_result(t->plan, index);
 }
 
 qnet_status qnet_teacher_classes(qnet_teacher *t, const uint8_t *images, int32_t *classes,

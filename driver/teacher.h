@@ -7,15 +7,17 @@
 
 typedef struct qnet_teacher qnet_teacher;
 
-/* A copy of a network without quantizers, with the weights of --distill (or, with --no-labels, of
- * --init), for batches of so many images. *out is NULL when there is none. Weights that a quantizer
- * was trained with bring a warning. */
-qnet_status qnet_teacher_create(qnet_session *s, const qnet_module *m, int batch,
-                                qnet_teacher **out);
+/* A copy of the network of a program, which has no quantizers yet, with the weights of --distill
+ * (or, with --no-labels, of --init), for batches as the recipe has them. *out is NULL when there is
+ * none. Weights that a quantizer was trained with bring a warning. */
+qnet_status qnet_teacher_create(qnet_session *s, const qnet_program *p, qnet_teacher **out);
 void qnet_teacher_destroy(qnet_teacher *t); /* NULL is fine */
 /* Its logits for a batch; borrowed until the next call. */
 qnet_status qnet_teacher_logits(qnet_teacher *t, const uint8_t *images, const qnet_blob **out,
                                 qnet_diag *d);
+/* Where each run leaves the logits (0) and the features, if the recipe has them followed (1, 2, ...
+ * as autodiff counts them); NULL behind the last one. Borrowed. */
+qnet_blob *qnet_teacher_output(qnet_teacher *t, int index);
 /* Its class for each image of a batch. */
 qnet_status qnet_teacher_classes(qnet_teacher *t, const uint8_t *images, int32_t *classes,
                                  qnet_diag *d);

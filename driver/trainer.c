@@ -14,6 +14,7 @@
 
 /* From which the running statistics are estimated anew. */
 enum { OBSERVED_BATCHES = 32 };
+enum { TEACHER = 3 }; /* the argument of @step for its logits; its features are behind it */
 
 struct qnet_trainer {
   qnet_session *session;
@@ -62,6 +63,17 @@ static void set_quantizer_rate(qnet_trainer *t) {
                  t->now.quant.quantizer);
 }
 
+/* The step reads the teacher's outputs where they are. */
+static qnet_status follow_teacher(const qnet_trainer *t, qnet_diag *d) {
+  if (!t->teacher) return QNET_OK;
+  for (int i = 0; qnet_plan_argument(t->plan, TEACHER + i); i++) {
+    qnet_blob *output = qnet_teacher_output(t->teacher, i);
+    if (!output) return qnet_error(d, QNET_NO_LOC, "the f32 network lacks features to follow");
+    QNET_TRY(qnet_plan_share_argument(t->plan, TEACHER + i, output, d));
+  }
+  return QNET_OK;
+}
+
 static qnet_status make_step(qnet_trainer *t, qnet_diag *d) {
   const qnet_recipe *r = &t->base->recipe;
   t->step = qnet_module_clone(t->now.module);
@@ -70,9 +82,10 @@ static qnet_status make_step(qnet_trainer *t, qnet_diag *d) {
   write_optimizer(r, optimizer, sizeof optimizer);
   snprintf(pipeline, sizeof pipeline,
            "batch{n=%d},autodiff{%s,weight_decay=%.17g,smoothing=%.17g,distill=%.17g,"
-           "temperature=%.17g,learn=%s}",
+           "temperature=%.17g,features=%.17g,learn=%s}",
            r->batch, optimizer, r->weight_decay, r->label_smoothing,
            t->teacher ? r->distill_weight : 0, r->distill_temperature,
+           t->teacher ? r->feature_weight : 0,
            t->session->options.train ? t->session->options.train : "all");
   const qnet_pipeline_options options = {0};
   QNET_TRY(qnet_pipeline_run(t->step, pipeline, &options, NULL, d));
@@ -80,7 +93,8 @@ static qnet_status make_step(qnet_trainer *t, qnet_diag *d) {
   QNET_TRY(qnet_quantizer_sites_collect(t->step, t->session->allocator, &t->sites, d));
   set_quantizer_rate(t);
   QNET_TRY(qnet_quantizer_sites_refresh(&t->sites, false, d));
-  return qnet_plan_create(t->step, "step", t->mode, &t->plan, d);
+  QNET_TRY(qnet_plan_create(t->step, "step", t->mode, &t->plan, d));
+  return follow_teacher(t, d);
 }
 
 static void forget_statistics(qnet_trainer *t) {
@@ -189,7 +203,6 @@ static qnet_status run_step(void *ctx, const uint8_t *images, const int32_t *lab
   if (t->teacher) {
     const qnet_blob *logits;
     QNET_TRY(qnet_teacher_logits(t->teacher, images, &logits, d));
-    memcpy(qnet_plan_argument(t->plan, 3)->data, logits->data, logits->bytes);
     if (t->session->options.no_labels) take_classes(logits, label->data);
   }
   QNET_TRY(qnet_plan_run(t->plan, d));

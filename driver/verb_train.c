@@ -240,6 +240,15 @@ static qnet_status label_test(const qnet_session *s, qnet_teacher *teacher, data
   return qnet_teacher_label(teacher, &data->test, s->diag);
 }
 
+/* Settings that change nothing. */
+static void warn_distillation(const qnet_session *s, const qnet_recipe *r,
+                              const qnet_teacher *teacher) {
+  if (r->distill_loc.buffer == 0 || teacher) return;
+  if (r->distill_weight != 0.5 || r->distill_temperature != 4 || r->feature_weight > 0)
+    qnet_warning(s->diag, r->distill_loc,
+                 "no f32 network is followed: name its weights with --distill=F32.safetensors");
+}
+
 static qnet_status train(qnet_session *s, qnet_program *p, const qnet_stages *stages,
                          data_pair *data, const file_names *files) {
   qnet_train_options options = train_options(s, p, stages, files);
@@ -247,10 +256,8 @@ static qnet_status train(qnet_session *s, qnet_program *p, const qnet_stages *st
   qnet_teacher *teacher;
   QNET_TRY(qnet_run_fields_begin(s, p, &fields));
   QNET_TRY(initial_weights(s, p, options.seed));
-  QNET_TRY(qnet_teacher_create(s, p->module, p->recipe.batch, &teacher));
-  if (!teacher && p->recipe.distill_loc.buffer != 0)
-    qnet_warning(s->diag, p->recipe.distill_loc,
-                 "no f32 network is followed: name its weights with --distill=F32.safetensors");
+  QNET_TRY(qnet_teacher_create(s, p, &teacher));
+  warn_distillation(s, &p->recipe, teacher);
   qnet_status status =
       qnet_run_fields_add(s, p, &options, teacher, &data->train, &data->test, &fields);
   if (status == QNET_OK && s->options.no_labels) status = label_test(s, teacher, data);

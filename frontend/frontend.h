@@ -65,6 +65,7 @@ typedef struct qnet_recipe {
   double quantizer_decay; /* -1: each method's own */
   qnet_loc quantizer_loc; /* where that is said */
   double distill_weight, distill_temperature; /* 0.5, 4: of --distill */
+  double feature_weight;                      /* 0: of its features; 0 = not followed */
   qnet_loc distill_loc;                       /* where they are said */
 } qnet_recipe;
 

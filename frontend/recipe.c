@@ -294,18 +294,24 @@ static void set_quantizers(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) 
   r->quantizer_loc = t->name.loc;
 }
 
-static void run_distill(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) {
+static void run_logits(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) {
   qnet_sema_to_number(s, &slot[0], "'weight'", 1e-6, 1, &r->distill_weight);
   qnet_sema_to_number(s, &slot[1], "'temperature'", 0.1, 100, &r->distill_temperature);
 }
 
+static void run_features(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) {
+  r->feature_weight = 1;
+  qnet_sema_to_number(s, &slot[0], "'weight'", 0, 1000, &r->feature_weight);
+}
+
 static const word distillations[] = {
-    {"logits", {{"weight", 0}, {"temperature", 0}}, run_distill},
+    {"logits", {{"weight", 0}, {"temperature", 0}}, run_logits},
+    {"features", {{"weight", 0}}, run_features},
 };
 
 static void set_distill(qnet_sema *s, const qnet_setting *t, qnet_recipe *r) {
-  const qnet_expr *e = single(s, t);
-  if (e) run_word(s, e, "distillation", distillations, 1, r);
+  for (const qnet_expr *e = t->values.first; e; e = e->next)
+    run_word(s, e, "distillation", distillations, 2, r);
   r->distill_loc = t->name.loc;
 }
 

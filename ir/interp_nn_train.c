@@ -196,6 +196,23 @@ static qnet_status softmax_cross_entropy(const qnet_module *m, const qnet_op *op
   return QNET_OK;
 }
 
+/* ---- features ------------------------------------------------------------------------------- */
+
+static qnet_status feature_grad(const qnet_module *m, const qnet_op *op, qnet_blob *const *in,
+                                qnet_blob **out) {
+  out[0] = qnet_interp_result(m, op, 0);
+  if (out[0] == NULL) return QNET_NO_MEMORY;
+  const int64_t n = qnet_type_elements(op->result[0].type);
+  const float *x = in[0]->data, *target = in[1]->data;
+  double sum = 0.0;
+  for (int64_t i = 0; i < n; i++)
+    sum += (double)target[i] * (double)target[i];
+  const double factor = sum > 0.0 ? 2.0 * qnet_op_float(op, "weight", 1.0) / sum : 0.0;
+  for (int64_t i = 0; i < n; i++)
+    ((float *)out[0]->data)[i] = (float)(factor * ((double)x[i] - (double)target[i]));
+  return QNET_OK;
+}
+
 /* ---- update --------------------------------------------------------------------------------- */
 
 static qnet_status sgd(const qnet_module *m, const qnet_op *op, qnet_blob *const *in,
@@ -250,6 +267,7 @@ static const qnet_interp_kernel kernels[QNET_OP_COUNT] = {
     [QNET_OP_QUANTIZE_GRAD] = quantize_grad,
     [QNET_OP_CELL_GRAD] = cell_grad,
     [QNET_OP_MOMENT_GRAD] = moment_grad,
+    [QNET_OP_FEATURE_GRAD] = feature_grad,
     [QNET_OP_CODE_STATS] = code_stats,
     [QNET_OP_SOFTMAX_CROSS_ENTROPY] = softmax_cross_entropy,
     [QNET_OP_SGD] = sgd,

@@ -360,6 +360,7 @@ qnet_rule qnet_rule_nn(int opcode) {
       [QNET_OP_MOVING_AVERAGE] = rule_same,
       [QNET_OP_RELU] = rule_same,
       [QNET_OP_RELU_GRAD] = rule_same,
+      [QNET_OP_FEATURE_GRAD] = rule_same,
       [QNET_OP_MAX_POOL2D] = rule_pool,
       [QNET_OP_MAX_POOL2D_GRAD] = rule_max_pool2d_grad,
       [QNET_OP_AVG_POOL2D] = rule_pool,

@@ -7,7 +7,9 @@
  * writes the statistics of the batch itself in place of the moving averages.
  *
  * distill=A (with temperature=4) adds the argument %teacher, another network's logits, and gives
- * them the share A of the loss.
+ * them the share A of the loss. features=W adds W times the mean, over its features
+ * (layer_order.h), of their squared distance from those of that network (the arguments %feature1,
+ * ...) over the square of these. This part is in the gradient, not in the loss that @step yields.
  *
  * The forward of @eval is copied, batch_norm in its training form with moving averages written to
  * the running statistics (PyTorch's: momentum 0.1, unbiased variance). The gradient flows backwards
@@ -19,6 +21,7 @@
  *
  * Needs level nn; batch first (batch{n=N}), quantizers inserted. Keeps @eval and all facts. */
 #include "ir/ops.h"
+#include "passes/layer_order.h"
 #include "passes/passes.h"
 #include "passes/quantizer.h"
 #include "passes/rewrite.h"
@@ -26,6 +29,7 @@
 #include <string.h>
 
 enum { MAX_GRADS = 3 };
+enum { TEACHER = 3, FIRST_FEATURE }; /* arguments of @step behind image, label, lr */
 
 /* PyTorch's default for batch_norm. */
 static const double running_momentum = 0.1;
@@ -38,9 +42,12 @@ typedef struct differ {
   const qnet_pass_context *context;
   qnet_builder b;
   qnet_arena scratch;
-  qnet_value **map;  /* value of @eval by id -> its copy in @step */
-  bool *active;      /* by id in @step: does a learned parameter influence it? */
-  qnet_value **grad; /* by id in @step: its gradient so far */
+  qnet_value **map;     /* value of @eval by id -> its copy in @step */
+  bool *active;         /* by id in @step: does a learned parameter influence it? */
+  qnet_value **grad;    /* by id in @step: its gradient so far */
+  qnet_value **feature; /* of @eval; what is followed */
+  int features;
+  qnet_value **target; /* by id in @step: the feature that it follows, or NULL */
 } differ;
 
 /* ---- gradients, one function an operation -----------------------------------------------------*/
@@ -260,7 +267,7 @@ static qnet_status copy_op(differ *s, const qnet_op *op) {
 }
 
 static qnet_value *teacher_of(qnet_region *step) {
-  return step->arg_count > 3 ? &step->arg[3] : NULL;
+  return step->arg_count > TEACHER ? &step->arg[TEACHER] : NULL;
 }
 
 /* Copies @eval up to its yield and appends the loss, which is returned in *loss. */
@@ -323,8 +330,21 @@ static void accumulate(differ *s, const qnet_value *of, qnet_value *g) {
   *sum = *sum == NULL || g == NULL ? g : build2(s, QNET_OP_ADD, *sum, g, g->type, NULL);
 }
 
+/* The pull towards a feature, when all other gradients of x are there: it need not wait for them.
+ */
+static void follow(differ *s, qnet_value *x) {
+  if (s->target[x->id] == NULL || !s->active[x->id]) return;
+  qnet_value *g = build2(s, QNET_OP_FEATURE_GRAD, x, s->target[x->id], x->type, NULL);
+  if (g == NULL) return;
+  const double weight = qnet_pass_option_float(s->context, "features", 0);
+  qnet_op_set_float(s->module, g->def, "weight", weight / s->features);
+  accumulate(s, x, g);
+}
+
 static void differentiate(differ *s, qnet_op *op) {
   const struct row *row = row_of(op->opcode);
+  s->b.loc = op->loc;
+  if (row != NULL && op->result_count > 0) follow(s, &op->result[0]);
   if (row == NULL || row->emit == NULL || s->grad[op->result[0].id] == NULL) return;
   bool want[MAX_GRADS] = {false};
   qnet_value *dx[MAX_GRADS] = {NULL};
@@ -334,7 +354,6 @@ static void differentiate(differ *s, qnet_op *op) {
     any = any || want[i];
   }
   if (!any) return;
-  s->b.loc = op->loc;
   row->emit(s, op, s->grad[op->result[0].id], want, dx);
   for (int i = 0; i < op->operand_count && i < MAX_GRADS; i++)
     if (want[i] && dx[i] != NULL) accumulate(s, op->operand[i], dx[i]);
@@ -344,7 +363,11 @@ static qnet_status build_backward(differ *s, qnet_region *step, qnet_op *loss) {
   const int count = qnet_function_number_values(step->function);
   s->active = qnet_arena_array(&s->scratch, (size_t)count, sizeof *s->active);
   s->grad = qnet_arena_array(&s->scratch, (size_t)count, sizeof *s->grad);
-  if (s->active == NULL || s->grad == NULL) return qnet_out_of_memory(s->context->diag);
+  s->target = qnet_arena_array(&s->scratch, (size_t)count, sizeof *s->target);
+  if (s->active == NULL || s->grad == NULL || s->target == NULL)
+    return qnet_out_of_memory(s->context->diag);
+  for (int i = 0; i < s->features; i++)
+    s->target[s->map[s->feature[i]->id]->id] = &step->arg[FIRST_FEATURE + i];
   mark_active(s, step);
   if (!s->active[loss->operand[0]->id] && s->learn == LEARN_QUANTIZERS) return QNET_OK;
   if (!s->active[loss->operand[0]->id])
@@ -510,18 +533,45 @@ static qnet_status check_eval(const qnet_module *m, const qnet_pass_context *c,
   return QNET_OK;
 }
 
-static qnet_status build_step(differ *s, const qnet_symbol *eval) {
+static qnet_status find_features(differ *s, const qnet_symbol *eval) {
+  if (qnet_pass_option_float(s->context, "features", 0) <= 0) return QNET_OK;
+  if (qnet_pass_option_float(s->context, "distill", 0) <= 0)
+    return qnet_error(s->context->diag, QNET_NO_LOC, "autodiff: 'features' needs 'distill'");
+  const int layers = qnet_layer_count(eval->body);
+  s->feature = qnet_arena_array(&s->scratch, (size_t)layers, sizeof *s->feature);
+  if (s->feature == NULL) return qnet_out_of_memory(s->context->diag);
+  s->features = qnet_layer_features(eval->body, s->feature);
+  return QNET_OK;
+}
+
+/* @step with its arguments, or NULL when out of memory. */
+static qnet_symbol *declare_step(differ *s, const qnet_symbol *eval) {
+  static const char *const names[] = {"image", "label", "lr", "teacher"};
   qnet_module *m = s->module;
   const qnet_type *image = eval->body->arg[0].type;
-  const qnet_type *args[] = {image, qnet_type_tensor(m, QNET_I32, 1, image->dim),
-                             qnet_type_tensor(m, QNET_F32, 0, NULL),
-                             eval->body->last->operand[0]->type};
-  static const char *const names[] = {"image", "label", "lr", "teacher"};
-  const int count = qnet_pass_option_float(s->context, "distill", 0) > 0 ? 4 : 3;
-  qnet_symbol *step = qnet_symbol_add_func(m, "step", args, count, eval->loc);
+  const bool distill = qnet_pass_option_float(s->context, "distill", 0) > 0;
+  const int count = distill ? FIRST_FEATURE + s->features : TEACHER;
+  const qnet_type **type =
+      qnet_arena_array(&s->scratch, FIRST_FEATURE + (size_t)s->features, sizeof *type);
+  if (type == NULL) return NULL;
+  type[0] = image;
+  type[1] = qnet_type_tensor(m, QNET_I32, 1, image->dim);
+  type[2] = qnet_type_tensor(m, QNET_F32, 0, NULL);
+  type[TEACHER] = eval->body->last->operand[0]->type;
+  for (int i = 0; i < s->features; i++)
+    type[FIRST_FEATURE + i] = s->feature[i]->type;
+  qnet_symbol *step = qnet_symbol_add_func(m, "step", type, count, eval->loc);
+  for (int i = 0; step != NULL && i < count; i++)
+    step->body->arg[i].name =
+        i < FIRST_FEATURE ? names[i] : qnet_arena_printf(&m->arena, "feature%d", i - TEACHER);
+  return step;
+}
+
+static qnet_status build_step(differ *s, const qnet_symbol *eval) {
+  qnet_module *m = s->module;
+  QNET_TRY(find_features(s, eval));
+  qnet_symbol *step = declare_step(s, eval);
   if (step == NULL) return qnet_out_of_memory(s->context->diag);
-  for (int i = 0; i < count; i++)
-    step->body->arg[i].name = names[i];
   s->b = qnet_builder_at_end(m, step->body);
   qnet_op *loss = NULL;
   QNET_TRY(build_forward(s, eval, step->body, &loss));

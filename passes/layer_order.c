@@ -86,3 +86,33 @@ qnet_status qnet_edge_layers_find(const qnet_symbol *function, const qnet_alloca
   qnet_free(a, depth, ((size_t)values + 1) * sizeof *depth);
   return QNET_OK;
 }
+
+/* ---- features ---------------------------------------------------------------------------------*/
+
+int qnet_layer_count(const qnet_region *body) {
+  int count = 0;
+  for (const qnet_op *op = body->first; op != NULL; op = op->next)
+    count += qnet_is_layer(op);
+  return count;
+}
+
+static qnet_value *input_of(const qnet_op *layer) {
+  qnet_value *x = layer->operand[0];
+  const bool quantized = x->def != NULL && x->def->opcode == QNET_OP_QUANTIZE;
+  return quantized ? x->def->operand[0] : x;
+}
+
+int qnet_layer_features(const qnet_region *body, qnet_value **out) {
+  const qnet_value *input = NULL;
+  int count = 0;
+  for (const qnet_op *op = body->first; op != NULL; op = op->next) {
+    if (!qnet_is_layer(op)) continue;
+    qnet_value *x = input_of(op);
+    if (input == NULL) input = x;
+    bool known = x == input;
+    for (int i = 0; i < count && !known; i++)
+      known = out[i] == x;
+    if (!known) out[count++] = x;
+  }
+  return count;
+}

@@ -16,4 +16,10 @@ typedef struct qnet_edge_layers {
 qnet_status qnet_edge_layers_find(const qnet_symbol *function, const qnet_allocator *a,
                                   qnet_edge_layers *out, qnet_diag *d);
 
+/* The features of a network: what its layers read (before a quantizer of theirs), in program order,
+ * each value once, without what the first one reads. out has room for as many as there are layers;
+ * returns their number. */
+int qnet_layer_features(const qnet_region *body, qnet_value **out);
+int qnet_layer_count(const qnet_region *body);
+
 #endif

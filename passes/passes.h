@@ -8,6 +8,7 @@
 qnet_status qnet_pass_batch(qnet_module *m, const qnet_pass_context *c);
 qnet_status qnet_pass_insert_quantizers(qnet_module *m, const qnet_pass_context *c);
 qnet_status qnet_pass_autodiff(qnet_module *m, const qnet_pass_context *c);
+qnet_status qnet_pass_expose_features(qnet_module *m, const qnet_pass_context *c);
 qnet_status qnet_pass_fold_batch_norm(qnet_module *m, const qnet_pass_context *c);
 /* nn -> quant */
 qnet_status qnet_pass_freeze(qnet_module *m, const qnet_pass_context *c);

@@ -38,8 +38,10 @@ static const qnet_pass passes[] = {
   {"autodiff", qnet_pass_autodiff, NN, NN, 0, 0, 0,
    "optimizer:word momentum:float weight_decay:float nesterov:int beta1:float beta2:float "
   "eps:float decoupled:int smoothing:float decay_norm:int distill:float temperature:float "
-  "learn:word",
+  "features:float learn:word",
    "derives @step, one step of training, from @eval"},
+  {"expose-features", qnet_pass_expose_features, NN, NN, 0, 0, 0, "",
+   "yields what layers read, for another network to follow"},
   {"fold-batch-norm", qnet_pass_fold_batch_norm, NN, NN, 0, 0, 0, "",
    "folds batch_norm of f32 layers into their weights and biases"},
   {"freeze", qnet_pass_freeze, NN, QUANT, 0, INTEGER, QUANTIZERS, "",

@@ -214,7 +214,7 @@ done
 check other-stages fails 1 "list of stages is 32 x 2, 3/3 x 1, 2/2 x 2" stages q --resume --epochs=2
 
 # ---- with a teacher, and with Adam ----------------------------------------------------------------
-sed 's/sgd(.*)$/adam(lr = 0.01)  schedule = linear  warmup = 1/' small.qnet >adam.qnet
+sed 's/sgd(.*)$/adam(lr = 0.01)  schedule = linear  warmup = 1 distill = features/' small.qnet >adam.qnet
 settings="--data=data --threads=1 --init=whole.safetensors --distill=whole.safetensors"
 check adam-distilled $qnetc train adam.qnet $settings -o t.safetensors
 (exec timeout -s TERM 0.2 $qnetc train adam.qnet $settings -o u.safetensors) >/dev/null 2>&1

@@ -215,7 +215,8 @@ static void test_adam_recipe(void **state) {
   (void)state;
   qnet_program p;
   expect_net("train { optimizer = adam(beta2 = 0.99, decoupled = true)  schedule = linear\n"
-             "  warmup = 3  distill = logits(weight = 0.25)  quantizers = rate(decay = 0.01) }\n"
+             "  warmup = 3  distill = logits(weight = 0.25), features\n"
+             "  quantizers = rate(decay = 0.01) }\n"
              "return image |> flatten |> dense(classes)\n",
              &p);
   assert_int_equal(p.recipe.optimizer, QNET_OPTIMIZER_ADAM);
@@ -225,6 +226,7 @@ static void test_adam_recipe(void **state) {
   assert_int_equal(p.recipe.warmup_epochs, 3);
   assert_true(p.recipe.quantizer_lr == 1 && p.recipe.quantizer_decay == 0.01);
   assert_true(p.recipe.distill_weight == 0.25 && p.recipe.distill_temperature == 4);
+  assert_true(p.recipe.feature_weight == 1);
   qnet_module_destroy(p.module);
 }
 

@@ -7,7 +7,7 @@
 #include "support/parallel.h"
 #include "tests/unit/training_test.h"
 
-enum { BATCH = 9, STEPS = 3, SEED = 5 };
+enum { STEPS = 3, SEED = 5 };
 
 /* Widths of one vector, of several, of blocks of vectors, of half a vector, of none; sums behind
  * and before batch_norm; a value that one block of rows makes and several use. */
@@ -68,9 +68,7 @@ static void finish(run *r) {
 }
 
 static void step(run *r, uint64_t seed, qnet_diag *d) {
-  test_batch(&seed, BATCH, qnet_plan_argument(r->plan, 0)->data,
-             qnet_plan_argument(r->plan, 1)->data);
-  *(float *)qnet_plan_argument(r->plan, 2)->data = 0.05f;
+  test_step_arguments(r->plan, &seed, 0.05f);
   check(qnet_plan_run(r->plan, d), d);
   assert_true(isfinite(*(float *)qnet_plan_result(r->plan, 0)->data));
   r->sites.lr = 0.05;
@@ -137,10 +135,17 @@ static void test_quantized(void **state) {
   }
 }
 
+static void test_features(void **state) {
+  (void)state;
+  compare_runs("batch{n=9},autodiff{distill=0.5,features=30}");
+  compare_runs("batch{n=9},insert-quantizers{first=0,last=8},autodiff{distill=0.5,features=30}");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_f32),
       cmocka_unit_test(test_quantized),
+      cmocka_unit_test(test_features),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -569,6 +569,37 @@ static void distillation_and_its_gradient(void **state) {
   test_release(args, 3);
 }
 
+/* 1.5 times the squared distance from the target over the target's square. */
+static double distance_of_features(const double *x, const void *target) {
+  double distance = 0, size = 0;
+  for (int i = 0; i < 6; i++) {
+    const double t = (double)((const float *)target)[i];
+    distance += (x[i] - t) * (x[i] - t);
+    size += t * t;
+  }
+  return 1.5 * distance / size;
+}
+
+static void features_and_their_gradient(void **state) {
+  (void)state;
+  const float x[] = {0, 1, 0.5f, -2, 3, 0}, target[] = {0, 2, 0.5f, 1, 0, 1};
+  const float zeros[6] = {0};
+  const char text[] = "module @t nn { func @step(%x: tensor<2x3xf32>, %t: tensor<2x3xf32>) {\n"
+                      "%0 = nn.feature_grad(%x, %t) {weight = 1.5} : tensor<2x3xf32>\n"
+                      "yield %0 } }";
+  qnet_blob *args[] = {test_blob(QNET_F32, 6, x), test_blob(QNET_F32, 6, target)};
+  qnet_blob *out[1] = {NULL};
+  test_run(text, args, 2, out, 1);
+  check_gradient(distance_of_features, target, x, 6, out[0]->data, 1e-6);
+  test_release(out, 1);
+  memcpy(args[1]->data, zeros, sizeof zeros);
+  test_run(text, args, 2, out, 1);
+  for (int i = 0; i < 6; i++)
+    assert_true(((float *)out[0]->data)[i] == 0);
+  test_release(out, 1);
+  test_release(args, 2);
+}
+
 static void straight_through_gradients_and_statistics(void **state) {
   (void)state;
   const float x[] = {-2, 0.5f, 3, -0.5f}, dy[] = {1, 2, 3, 4};
@@ -673,6 +704,7 @@ int main(void) {
       cmocka_unit_test(pool_gradients),
       cmocka_unit_test(softmax_cross_entropy_and_its_gradient),
       cmocka_unit_test(distillation_and_its_gradient),
+      cmocka_unit_test(features_and_their_gradient),
       cmocka_unit_test(straight_through_gradients_and_statistics),
       cmocka_unit_test(updates),
       cmocka_unit_test(adam_updates),

@@ -6,7 +6,7 @@
 #include "tests/unit/random_net.h"
 #include "tests/unit/training_test.h"
 
-enum { BATCH = 6, SEED = 77 };
+enum { SEED = 77, MOST_ARGUMENTS = 16 };
 
 static void run_plan(qnet_plan *p, qnet_diag *d) {
   const qnet_status status = qnet_plan_run(p, d);
@@ -50,17 +50,20 @@ static void compare_states(const qnet_module *a, const qnet_module *b, double to
   }
 }
 
-static void interpret_step(qnet_interp *in, const uint8_t *image, const int32_t *label, float lr,
-                           double *loss, int32_t *correct, qnet_diag *d) {
-  qnet_blob *args[] = {test_blob(QNET_U8, BATCH * TEST_PIXELS, image),
-                       test_blob(QNET_I32, BATCH, label), test_blob(QNET_F32, 1, &lr)};
-  qnet_blob *results[2] = {NULL};
-  const qnet_status status = qnet_interp_run(in, args, 3, results, 2, d);
+/* With the arguments of the plan. */
+static void interpret_step(qnet_interp *in, qnet_plan *p, double *loss, int32_t *correct,
+                           qnet_diag *d) {
+  qnet_blob *args[MOST_ARGUMENTS], *results[2] = {NULL};
+  int count = 0;
+  for (qnet_blob *b; (b = qnet_plan_argument(p, count)) != NULL;) {
+    assert_true(count < MOST_ARGUMENTS);
+    args[count++] = b;
+  }
+  const qnet_status status = qnet_interp_run(in, args, count, results, 2, d);
   if (status != QNET_OK) qnet_diag_print(d, stderr, false);
   assert_int_equal(status, QNET_OK);
   *loss = (double)*(float *)results[0]->data;
   *correct = *(int32_t *)results[1]->data;
-  test_release(args, 3);
   test_release(results, 2);
 }
 
@@ -73,14 +76,10 @@ static void compare_steps(const char *pipeline, int steps, double tolerance) {
   qnet_plan *p = make_plan(b, "step", QNET_PLAN_FAST, d);
   uint64_t seed = SEED;
   for (int i = 0; i < steps; i++) {
-    uint8_t image[BATCH * TEST_PIXELS];
-    int32_t label[BATCH], correct;
+    int32_t correct;
     double loss;
-    test_batch(&seed, BATCH, image, label);
-    interpret_step(in, image, label, 0.05f, &loss, &correct, d);
-    memcpy(qnet_plan_argument(p, 0)->data, image, sizeof image);
-    memcpy(qnet_plan_argument(p, 1)->data, label, sizeof label);
-    *(float *)qnet_plan_argument(p, 2)->data = 0.05f;
+    test_step_arguments(p, &seed, 0.05f);
+    interpret_step(in, p, &loss, &correct, d);
     run_plan(p, d);
     assert_true(fabs((double)*(float *)qnet_plan_result(p, 0)->data - loss) <= tolerance * loss);
     assert_int_equal(*(int32_t *)qnet_plan_result(p, 1)->data, correct);
@@ -97,6 +96,15 @@ static void test_step_f32(void **state) {
   (void)state;
   compare_steps("batch{n=6},autodiff{momentum=0.9,weight_decay=0.01,smoothing=0.1}", 3, 2e-4);
   compare_steps("batch{n=6},autodiff{nesterov=1,decay_norm=1}", 2, 2e-4);
+}
+
+/* The features of the other network are random numbers; their pull is as strong as the labels'. */
+static void test_step_features(void **state) {
+  (void)state;
+  compare_steps("batch{n=6},autodiff{distill=0.5,features=30}", 3, 5e-4);
+  compare_steps("batch{n=6},insert-quantizers{weights=2,activations=2,first=0,last=8},autodiff{"
+                "distill=0.5,features=30}",
+                1, 2e-2);
 }
 
 /* eps large: it keeps gradients near 0, which rounding turns around, from moving weights by lr. */
@@ -338,6 +346,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_step_f32),
       cmocka_unit_test(test_step_adam),
+      cmocka_unit_test(test_step_features),
       cmocka_unit_test(test_step_quantized),
       cmocka_unit_test(test_step_learned),
       cmocka_unit_test(test_exact_random_networks),

@@ -336,6 +336,26 @@ static void test_teacher_warnings(void **state) {
   free(reports);
 }
 
+static double loss_of(const char *distill, const char *out) {
+  char settings[100], metrics[MAX_METRICS];
+  snprintf(settings, sizeof settings, "distill = %s", distill);
+  test_write_net("quantize lqnets(weights = 2, activations = 2) except first, last", settings);
+  test_must_train("waves", out, "--distill=@/f32.safetensors --epochs=2");
+  read_metrics(out, metrics);
+  return last_metric(metrics, "\"loss\": ");
+}
+
+/* A network that starts from nothing follows the logits better with hints on the way to them. */
+static void test_features(void **state) {
+  (void)state;
+  prepare_f32();
+  const double without = loss_of("logits", "without"), with = loss_of("logits, features", "with");
+  print_message("loss without features %g, with features %g\n", without, with);
+  assert_true(with < without);
+  loss_of("features(weight = 0)", "off");
+  same_weights("without", "off");
+}
+
 /* The n-th allocation of a training fails, and for even n all behind it; returns how many there
  * were. One alone may be of what can be done without, such as facts for LLVM. */
 static uint64_t train_failing(const char *set, const char *options, uint64_t n) {
@@ -361,7 +381,7 @@ static void test_no_memory(void **state) {
       "--init=@/f32.safetensors --no-labels --train=quantizers --epochs=1 --limit=32"};
   for (int i = 0; i < COUNT(options); i++) {
     test_write_net("quantize qil(weights = 2, activations = 2) except first, last",
-                   i == 0 ? "bits = progressive(32, 2)" : "");
+                   i == 0 ? "bits = progressive(32, 2)" : "distill = features");
     if (i == 0) test_must_train("waves", "f32", "--quantizer=none --epochs=1 --limit=32");
     const uint64_t count = train_failing("waves", options[i], 0);
     for (uint64_t n = 7; n <= count; n += 1 + count / 20)
@@ -384,6 +404,7 @@ int main(void) {
       cmocka_unit_test_setup(test_places, prepare),
       cmocka_unit_test_setup(test_stages_of_nothing, prepare),
       cmocka_unit_test_setup(test_teacher_warnings, prepare),
+      cmocka_unit_test_setup(test_features, prepare),
       cmocka_unit_test_setup(test_no_memory, prepare),
   };
   return cmocka_run_group_tests(tests, make_directory, remove_directory);

@@ -2,6 +2,7 @@
 #ifndef QNET_TESTS_UNIT_TRAINING_TEST_H
 #define QNET_TESTS_UNIT_TRAINING_TEST_H
 
+#include "codegen/plan.h"
 #include "passes/pass.h"
 #include "tests/unit/interp_test.h"
 
@@ -118,6 +119,16 @@ static inline void test_batch(uint64_t *seed, int64_t count, uint8_t *image, int
       image[n * TEST_PIXELS + i] = (uint8_t)(bright + test_range(seed, -50, 50));
     }
   }
+}
+
+/* A batch, the rate, and random numbers for what distillation brings. */
+static inline void test_step_arguments(qnet_plan *p, uint64_t *seed, float lr) {
+  const qnet_blob *image = qnet_plan_argument(p, 0);
+  test_batch(seed, image->dim[0], image->data, qnet_plan_argument(p, 1)->data);
+  *(float *)qnet_plan_argument(p, 2)->data = lr;
+  for (int i = 3; qnet_plan_argument(p, i) != NULL; i++)
+    for (int64_t k = 0; k < qnet_blob_elements(qnet_plan_argument(p, i)); k++)
+      ((float *)qnet_plan_argument(p, i)->data)[k] = test_float(seed);
 }
 
 #endif
