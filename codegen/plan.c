@@ -183,10 +183,9 @@ char *qnet_plan_row(const qnet_plan_value *v, const qnet_plan_step *s, const qne
 static void run_step(const qnet_plan_step *s, const qnet_plan_range *range) {
   qnet_plan_rows r = {.begin = range->begin, .count = range->count};
   for (int k = 0; k < s->in_count; k++)
-    r.in[k] =
-        (s->kernel->row_in >> k & 1) != 0 ? qnet_plan_row(s->in[k], s, range) : s->in[k]->data;
+    r.in[k] = qnet_plan_rows_in(s, k) ? qnet_plan_row(s->in[k], s, range) : s->in[k]->data;
   for (int k = 0; k < s->out_count; k++)
-    if (s->out[k] != NULL && (s->kernel->row_out >> k & 1) != 0)
+    if (s->out[k] != NULL && qnet_plan_rows_out(s, k))
       r.out[k] = qnet_plan_row(s->out[k], s, range);
   if (s->partial != NULL) {
     r.partial = s->partial + s->partial_bytes * range->number;

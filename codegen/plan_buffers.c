@@ -4,19 +4,15 @@
 
 enum { ALIGN = 64 };
 
-static bool has_bit(unsigned mask, int bit) {
-  return (mask >> bit & 1) != 0;
-}
-
 /* ---- groups -----------------------------------------------------------------------------------*/
 
 /* May step s read value v, when v is made by step `maker` of the same group? */
 static bool flows_by_rows(const qnet_plan_step *maker, const qnet_plan_step *s,
                           const qnet_plan_value *v) {
   for (int k = 0; k < maker->out_count; k++)
-    if (maker->out[k] == v && !has_bit(maker->kernel->row_out, k)) return false;
+    if (maker->out[k] == v && !qnet_plan_rows_out(maker, k)) return false;
   for (int k = 0; k < s->in_count; k++)
-    if (s->in[k] == v && !has_bit(s->kernel->row_in, k)) return false;
+    if (s->in[k] == v && !qnet_plan_rows_in(s, k)) return false;
   return true;
 }
 
@@ -85,9 +81,9 @@ static bool rows_only(const qnet_plan_group *g, const qnet_plan_value *v) {
   const qnet_plan_step *s = g->first;
   for (int i = 0; i < g->count; i++, s = s->next) {
     for (int k = 0; k < s->out_count; k++)
-      if (s->out[k] == v && !has_bit(s->kernel->row_out, k)) return false;
+      if (s->out[k] == v && !qnet_plan_rows_out(s, k)) return false;
     for (int k = 0; k < s->in_count; k++)
-      if (s->in[k] == v && !has_bit(s->kernel->row_in, k)) return false;
+      if (s->in[k] == v && !qnet_plan_rows_in(s, k)) return false;
   }
   return true;
 }
@@ -117,35 +113,29 @@ static void place_tiles(qnet_plan *p) {
 
 /* ---- in place ---------------------------------------------------------------------------------*/
 
-static qnet_plan_value *root_of(qnet_plan_value *v) {
-  while (v->alias != NULL)
-    v = v->alias;
-  return v;
-}
-
 /* Does any step behind s, in its group, touch the memory of root? */
-static bool touched_later(const qnet_plan_step *s, qnet_plan_value *root) {
+static bool touched_later(const qnet_plan_step *s, const qnet_plan_value *root) {
   for (const qnet_plan_step *n = s->next; n != NULL && n->group == s->group; n = n->next)
     for (int k = 0; k < n->in_count; k++)
-      if (n->in[k]->place == QNET_PLACE_SLAB && root_of(n->in[k]) == root) return true;
+      if (n->in[k]->place == QNET_PLACE_SLAB && qnet_plan_root(n->in[k]) == root) return true;
   return false;
 }
 
 /* May result k of s take u's memory, which s or a step before it in the group reads? */
 static bool can_take(const qnet_plan *p, const qnet_plan_step *s, int k, qnet_plan_value *u) {
   if (u->place != QNET_PLACE_SLAB || u->bytes != s->out[k]->bytes) return false;
-  qnet_plan_value *root = root_of(u);
+  const qnet_plan_value *root = qnet_plan_root(u);
   if (root->last != s->group || touched_later(s, root)) return false;
   for (int i = 0; i < s->out_count; i++)
-    if (i != k && s->out[i] != NULL && root_of(s->out[i]) == root) return false;
+    if (i != k && s->out[i] != NULL && qnet_plan_root(s->out[i]) == root) return false;
   bool is_operand = false;
   for (int i = 0; i < s->in_count; i++) {
-    if (s->in[i]->place != QNET_PLACE_SLAB || root_of(s->in[i]) != root) continue;
-    if (!has_bit(s->kernel->overwrites, i)) return false;
+    if (s->in[i]->place != QNET_PLACE_SLAB || qnet_plan_root(s->in[i]) != root) continue;
+    if ((s->kernel->overwrites >> i & 1) == 0) return false;
     is_operand = true;
   }
   if (is_operand && p->group[s->group].count == 1) return true;
-  return has_bit(s->kernel->row_out, k) && rows_only(&p->group[s->group], u);
+  return qnet_plan_rows_out(s, k) && rows_only(&p->group[s->group], u);
 }
 
 /* A result takes the memory of a value that nobody needs any more: of those, the one written last,
@@ -156,13 +146,14 @@ static void place_over(qnet_plan *p, const qnet_plan_step *s, int k) {
   for (bool last = false; !last; m = m->next) {
     last = m == s;
     for (int i = 0; i < m->in_count; i++)
-      if (can_take(p, s, k, m->in[i])) {
-        qnet_plan_value *root = root_of(m->in[i]);
-        if (best == NULL || root->written > best->written) best = root;
-      }
+      if (can_take(p, s, k, m->in[i]) &&
+          (best == NULL || qnet_plan_root(m->in[i])->written > qnet_plan_root(best)->written))
+        best = m->in[i];
   }
   v->written = s->group;
   if (best == NULL) return;
+  while (best->alias != NULL)
+    best = best->alias;
   v->alias = best;
   best->last = v->last;
   best->written = s->group;
@@ -217,7 +208,7 @@ static qnet_status place_slab(qnet_plan *p, qnet_diag *d) {
       if (v->offset + v->bytes > p->slab_bytes) p->slab_bytes = v->offset + v->bytes;
     }
   for (qnet_plan_value *v = p->values; v != NULL; v = v->next)
-    if (v->alias != NULL) v->offset = root_of(v)->offset;
+    if (v->alias != NULL) v->offset = qnet_plan_root(v)->offset;
   return QNET_OK;
 }
 

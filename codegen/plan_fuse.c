@@ -9,25 +9,16 @@
 
 enum { LEAST_LANES = 4 };
 
-static bool has_bit(unsigned mask, int bit) {
-  return (mask >> bit & 1) != 0;
-}
-
 /* ---- what a loop touches ----------------------------------------------------------------------*/
 
 /* Values in one place of the memory are one argument: arguments do not overlap. */
-static const qnet_plan_value *root_of(const qnet_plan_value *v) {
-  while (v != NULL && v->alias != NULL)
-    v = v->alias;
-  return v;
-}
-
 int qnet_plan_loop_find(const qnet_plan_loop *l, qnet_binding_kind kind,
                         const qnet_plan_value *value, const qnet_plan_step *step) {
   for (int i = 0; i < l->binding_count; i++) {
     const qnet_binding *b = &l->binding[i];
     if (b->kind != kind) continue;
-    if (value != NULL ? root_of(b->value) == root_of(value) : b->step == step) return i;
+    if (value != NULL ? qnet_plan_root(b->value) == qnet_plan_root(value) : b->step == step)
+      return i;
   }
   return -1;
 }
@@ -59,11 +50,11 @@ bool qnet_plan_loop_stores(const qnet_plan_loop *l, const qnet_plan_value *v) {
 
 static void bind_step(qnet_plan_loop *l, const qnet_plan_step *s) {
   for (int k = 0; k < s->in_count; k++) {
-    const bool rows = has_bit(s->kernel->row_in, k);
+    const bool rows = qnet_plan_rows_in(s, k);
     if (!rows || !makes(l, s->in[k])) bind(l, rows ? QNET_BIND_ROWS : QNET_BIND_WHOLE, s->in[k], s);
   }
   for (int k = 0; k < s->out_count; k++)
-    if (s->out[k] != NULL && has_bit(s->kernel->row_out, k) && qnet_plan_loop_stores(l, s->out[k]))
+    if (s->out[k] != NULL && qnet_plan_rows_out(s, k) && qnet_plan_loop_stores(l, s->out[k]))
       bind(l, QNET_BIND_ROWS, s->out[k], s);
   if (s->state != NULL) bind(l, QNET_BIND_STATE, NULL, s);
   if (s->partial_bytes > 0) bind(l, QNET_BIND_PARTIAL, NULL, s);
@@ -88,10 +79,9 @@ static bool can_emit(const qnet_plan_step *s, int widest) {
   if (lane_sums_of(s) > 0 && (s->width % QNET_LANES != 0 || s->width > QNET_FUSE_VECTORS * widest))
     return false;
   for (int k = 0; k < s->in_count; k++)
-    if (has_bit(s->kernel->row_in, k) && !is_floats(s, s->in[k])) return false;
+    if (qnet_plan_rows_in(s, k) && !is_floats(s, s->in[k])) return false;
   for (int k = 0; k < s->out_count; k++)
-    if (s->out[k] != NULL && has_bit(s->kernel->row_out, k) && !is_floats(s, s->out[k]))
-      return false;
+    if (s->out[k] != NULL && qnet_plan_rows_out(s, k) && !is_floats(s, s->out[k])) return false;
   return true;
 }
 
@@ -152,7 +142,7 @@ static void find_loop(qnet_plan_loop *l, const qnet_plan_step *first, int widest
 static void describe_values(const qnet_plan_loop *l, qnet_plan_value *const *value, int count,
                             unsigned rows, const qnet_plan_step *s, qnet_strbuf *out) {
   for (int k = 0; k < count; k++) {
-    const bool whole = !has_bit(rows, k);
+    const bool whole = (rows >> k & 1) == 0;
     const int at =
         value[k] == NULL
             ? -2

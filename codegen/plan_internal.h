@@ -41,6 +41,13 @@ typedef struct qnet_plan_value {
   struct qnet_plan_value *next;
 } qnet_plan_value;
 
+/* The value whose memory v has taken over; v itself, mostly. NULL gives NULL. */
+static inline const qnet_plan_value *qnet_plan_root(const qnet_plan_value *v) {
+  while (v != NULL && v->alias != NULL)
+    v = v->alias;
+  return v;
+}
+
 typedef struct qnet_plan_step qnet_plan_step;
 typedef struct qnet_plan_loop qnet_plan_loop; /* codegen/plan_fuse.h */
 typedef struct qnet_fuse qnet_fuse;
@@ -97,6 +104,14 @@ struct qnet_plan_step {
   qnet_plan_loop *loop; /* does this step and those behind it; NULL: `rows` does this one */
   qnet_plan_step *next; /* in order of execution */
 };
+
+/* Has operand k rows? Has result k? */
+static inline bool qnet_plan_rows_in(const qnet_plan_step *s, int k) {
+  return (s->kernel->row_in >> k & 1) != 0;
+}
+static inline bool qnet_plan_rows_out(const qnet_plan_step *s, int k) {
+  return (s->kernel->row_out >> k & 1) != 0;
+}
 
 typedef struct qnet_plan_group {
   qnet_plan_step *first;
