@@ -100,6 +100,10 @@ static qnet_status check_what(const qnet_session *s, const qnet_program *p,
     return qnet_error_in(
         s->diag, "qnetc",
         "--no-labels needs the f32 network to follow; add --distill=F32.safetensors");
+  if (s->options.map && !s->options.distill && !s->options.init)
+    return qnet_error_in(s->diag, "qnetc",
+                         "--map says what the layers of a weights file are called, but none is "
+                         "read; add --init= or --distill=");
   if (!what || strcmp(what, "all") == 0) return QNET_OK;
   if (strcmp(what, "quantizers") == 0) return check_quantizers_alone(s, p, stages);
   return qnet_error_in(s->diag, "qnetc", "--train takes 'all' or 'quantizers', not '%s'", what);

@@ -281,6 +281,7 @@ static void test_quantizers_alone_refused(void **state) {
                  "'dorefa' has nothing to learn", "error");
   test_must_fail("waves", "--train=levels", "not 'levels'", "error");
   test_must_fail("waves", "--no-labels", "add --distill=", "error");
+  test_must_fail("waves", "--map=@/names", "--map says", "add --init= or --distill=");
   test_write_net("quantize lsq(weights = 2, activations = 2) except first, last",
                  "bits = progressive(32, 2)");
   test_must_fail("waves", "--train=quantizers --init=@/x",
