@@ -145,7 +145,8 @@ qnet_blob *qnet_plan_argument(qnet_plan *p, int index) {
 
 qnet_status qnet_plan_share_argument(qnet_plan *p, int index, qnet_blob *blob, qnet_diag *d) {
   qnet_blob *own = qnet_plan_argument(p, index);
-  if (own == NULL || blob->dtype != own->dtype || blob->bytes != own->bytes)
+  if (own == NULL || blob->dtype != own->dtype || blob->rank != own->rank ||
+      memcmp(blob->dim, own->dim, sizeof own->dim[0] * (size_t)own->rank) != 0)
     return qnet_error(d, QNET_NO_LOC, "argument %d of this plan has another type", index);
   p->argument[index] = qnet_blob_retain(blob);
   p->argument_value[index]->data = blob->data;

@@ -137,21 +137,26 @@ QNET_SIMD_BODY void sum_squares_body(const float *x, int64_t n, float *lane) {
 }
 QNET_SIMD_DISPATCH(sum_squares, (const float *x, int64_t n, float *lane), (x, n, lane))
 
+typedef struct squares {
+  const float *x;
+  float *sum; /* by range */
+} squares;
+
 static void square_range(void *context, size_t begin, size_t end) {
-  const qnet_plan_step *s = context;
-  float lane[QNET_LANES] = {0}, *sum = (float *)s->state + s->width;
-  sum_squares((const float *)s->in[1]->data + begin, (int64_t)(end - begin), lane);
-  sum[begin / QNET_PLAN_RANGE] = (float)qnet_lanes_add(lane);
+  const squares *q = context;
+  float lane[QNET_LANES] = {0};
+  sum_squares(q->x + begin, (int64_t)(end - begin), lane);
+  q->sum[begin / QNET_PLAN_RANGE] = (float)qnet_lanes_add(lane);
 }
 
 static void begin_feature_grad(const qnet_plan_step *s) {
   const size_t n = (size_t)(s->rows * s->width);
   float *factor = s->state;
-  qnet_plan_step copy = *s;
-  qnet_parallel_for(n, QNET_PLAN_RANGE, square_range, &copy);
+  squares q = {.x = (const float *)s->in[1]->data, .sum = factor + s->width};
+  qnet_parallel_for(n, QNET_PLAN_RANGE, square_range, &q);
   double sum = 0;
   for (size_t i = 0; i < n; i += QNET_PLAN_RANGE)
-    sum += (double)factor[(size_t)s->width + i / QNET_PLAN_RANGE];
+    sum += (double)q.sum[i / QNET_PLAN_RANGE];
   const double weight = qnet_op_float(s->op, "weight", 1);
   for (int64_t c = 0; c < s->width; c++)
     factor[c] = sum > 0 ? (float)(2 * weight / sum) : 0;

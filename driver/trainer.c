@@ -7,14 +7,13 @@
 #include "driver/refit.h"
 #include "driver/statistics.h"
 #include "driver/weights.h"
-#include "passes/pass.h"
+#include "passes/passes.h"
 #include "passes/quantizer_state.h"
 #include <math.h>
 #include <string.h>
 
 /* From which the running statistics are estimated anew. */
 enum { OBSERVED_BATCHES = 32 };
-enum { TEACHER = 3 }; /* the argument of @step for its logits; its features are behind it */
 
 struct qnet_trainer {
   qnet_session *session;
@@ -66,10 +65,10 @@ static void set_quantizer_rate(qnet_trainer *t) {
 /* The step reads the teacher's outputs where they are. */
 static qnet_status follow_teacher(const qnet_trainer *t, qnet_diag *d) {
   if (!t->teacher) return QNET_OK;
-  for (int i = 0; qnet_plan_argument(t->plan, TEACHER + i); i++) {
+  for (int i = 0; qnet_plan_argument(t->plan, QNET_STEP_TEACHER + i); i++) {
     qnet_blob *output = qnet_teacher_output(t->teacher, i);
     if (!output) return qnet_error(d, QNET_NO_LOC, "the f32 network lacks features to follow");
-    QNET_TRY(qnet_plan_share_argument(t->plan, TEACHER + i, output, d));
+    QNET_TRY(qnet_plan_share_argument(t->plan, QNET_STEP_TEACHER + i, output, d));
   }
   return QNET_OK;
 }
@@ -196,10 +195,11 @@ static qnet_status run_step(void *ctx, const uint8_t *images, const int32_t *lab
                             qnet_step_result *out, qnet_diag *d) {
   qnet_trainer *t = ctx;
   forget_predictor(t);
-  qnet_blob *image = qnet_plan_argument(t->plan, 0), *label = qnet_plan_argument(t->plan, 1);
+  qnet_blob *image = qnet_plan_argument(t->plan, QNET_STEP_IMAGE),
+            *label = qnet_plan_argument(t->plan, QNET_STEP_LABEL);
   memcpy(image->data, images, image->bytes);
   memcpy(label->data, labels, label->bytes);
-  *(float *)qnet_plan_argument(t->plan, 2)->data = (float)lr;
+  *(float *)qnet_plan_argument(t->plan, QNET_STEP_LR)->data = (float)lr;
   if (t->teacher) {
     const qnet_blob *logits;
     QNET_TRY(qnet_teacher_logits(t->teacher, images, &logits, d));

@@ -29,7 +29,6 @@
 #include <string.h>
 
 enum { MAX_GRADS = 3 };
-enum { TEACHER = 3, FIRST_FEATURE }; /* arguments of @step behind image, label, lr */
 
 /* PyTorch's default for batch_norm. */
 static const double running_momentum = 0.1;
@@ -267,7 +266,7 @@ static qnet_status copy_op(differ *s, const qnet_op *op) {
 }
 
 static qnet_value *teacher_of(qnet_region *step) {
-  return step->arg_count > TEACHER ? &step->arg[TEACHER] : NULL;
+  return step->arg_count > QNET_STEP_TEACHER ? &step->arg[QNET_STEP_TEACHER] : NULL;
 }
 
 /* Copies @eval up to its yield and appends the loss, which is returned in *loss. */
@@ -284,7 +283,7 @@ static qnet_status build_forward(differ *s, const qnet_symbol *eval, qnet_region
     qnet_value *logits = s->map[op->operand[0]->id];
     const qnet_type *results[] = {qnet_type_tensor(m, QNET_F32, 0, NULL), logits->type,
                                   qnet_type_tensor(m, QNET_I32, 0, NULL)};
-    qnet_value *operands[] = {logits, &step->arg[1], teacher_of(step)};
+    qnet_value *operands[] = {logits, &step->arg[QNET_STEP_LABEL], teacher_of(step)};
     *loss =
         qnet_build(&s->b, QNET_OP_SOFTMAX_CROSS_ENTROPY, operands, operands[2] ? 3 : 2, results, 3);
   }
@@ -330,8 +329,7 @@ static void accumulate(differ *s, const qnet_value *of, qnet_value *g) {
   *sum = *sum == NULL || g == NULL ? g : build2(s, QNET_OP_ADD, *sum, g, g->type, NULL);
 }
 
-/* The pull towards a feature, when all other gradients of x are there: it need not wait for them.
- */
+/* The pull towards a feature, behind all other gradients of x: it need not wait for them. */
 static void follow(differ *s, qnet_value *x) {
   if (s->target[x->id] == NULL || !s->active[x->id]) return;
   qnet_value *g = build2(s, QNET_OP_FEATURE_GRAD, x, s->target[x->id], x->type, NULL);
@@ -367,7 +365,7 @@ static qnet_status build_backward(differ *s, qnet_region *step, qnet_op *loss) {
   if (s->active == NULL || s->grad == NULL || s->target == NULL)
     return qnet_out_of_memory(s->context->diag);
   for (int i = 0; i < s->features; i++)
-    s->target[s->map[s->feature[i]->id]->id] = &step->arg[FIRST_FEATURE + i];
+    s->target[s->map[s->feature[i]->id]->id] = &step->arg[QNET_STEP_FEATURE + i];
   mark_active(s, step);
   if (!s->active[loss->operand[0]->id] && s->learn == LEARN_QUANTIZERS) return QNET_OK;
   if (!s->active[loss->operand[0]->id])
@@ -550,20 +548,21 @@ static qnet_symbol *declare_step(differ *s, const qnet_symbol *eval) {
   qnet_module *m = s->module;
   const qnet_type *image = eval->body->arg[0].type;
   const bool distill = qnet_pass_option_float(s->context, "distill", 0) > 0;
-  const int count = distill ? FIRST_FEATURE + s->features : TEACHER;
+  const int count = distill ? QNET_STEP_FEATURE + s->features : QNET_STEP_TEACHER;
   const qnet_type **type =
-      qnet_arena_array(&s->scratch, FIRST_FEATURE + (size_t)s->features, sizeof *type);
+      qnet_arena_array(&s->scratch, QNET_STEP_FEATURE + (size_t)s->features, sizeof *type);
   if (type == NULL) return NULL;
-  type[0] = image;
-  type[1] = qnet_type_tensor(m, QNET_I32, 1, image->dim);
-  type[2] = qnet_type_tensor(m, QNET_F32, 0, NULL);
-  type[TEACHER] = eval->body->last->operand[0]->type;
+  type[QNET_STEP_IMAGE] = image;
+  type[QNET_STEP_LABEL] = qnet_type_tensor(m, QNET_I32, 1, image->dim);
+  type[QNET_STEP_LR] = qnet_type_tensor(m, QNET_F32, 0, NULL);
+  type[QNET_STEP_TEACHER] = eval->body->last->operand[0]->type;
   for (int i = 0; i < s->features; i++)
-    type[FIRST_FEATURE + i] = s->feature[i]->type;
+    type[QNET_STEP_FEATURE + i] = s->feature[i]->type;
   qnet_symbol *step = qnet_symbol_add_func(m, "step", type, count, eval->loc);
   for (int i = 0; step != NULL && i < count; i++)
     step->body->arg[i].name =
-        i < FIRST_FEATURE ? names[i] : qnet_arena_printf(&m->arena, "feature%d", i - TEACHER);
+        i < QNET_STEP_FEATURE ? names[i]
+                              : qnet_arena_printf(&m->arena, "feature%d", i - QNET_STEP_TEACHER);
   return step;
 }
 
@@ -579,7 +578,7 @@ static qnet_status build_step(differ *s, const qnet_symbol *eval) {
   if (s->learn != LEARN_STATISTICS) QNET_TRY(build_backward(s, step->body, loss));
   for (qnet_op *op = step->body->first; op != loss; op = op->next)
     if (is_parameter(s, op) && s->grad[op->result[0].id] != NULL)
-      QNET_TRY(build_update(s, op, &step->body->arg[2]));
+      QNET_TRY(build_update(s, op, &step->body->arg[QNET_STEP_LR]));
   qnet_build_yield(&s->b, (qnet_value *[]){&loss->result[0], &loss->result[2]}, 2);
   return m->failed ? qnet_out_of_memory(s->context->diag) : QNET_OK;
 }

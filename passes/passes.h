@@ -7,6 +7,14 @@
 /* nn */
 qnet_status qnet_pass_batch(qnet_module *m, const qnet_pass_context *c);
 qnet_status qnet_pass_insert_quantizers(qnet_module *m, const qnet_pass_context *c);
+/* Arguments of the @step that autodiff makes; the last two kinds only with distillation. */
+enum {
+  QNET_STEP_IMAGE,
+  QNET_STEP_LABEL,
+  QNET_STEP_LR,
+  QNET_STEP_TEACHER, /* the other network's logits; its features are behind them */
+  QNET_STEP_FEATURE
+};
 qnet_status qnet_pass_autodiff(qnet_module *m, const qnet_pass_context *c);
 qnet_status qnet_pass_expose_features(qnet_module *m, const qnet_pass_context *c);
 qnet_status qnet_pass_fold_batch_norm(qnet_module *m, const qnet_pass_context *c);
