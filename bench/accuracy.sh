@@ -11,7 +11,7 @@ qnetc=${QNETC:-build/bin/qnetc}
 net=examples/resnet20.qnet
 f32=${F32:-examples/resnet20-f32.safetensors}
 out=${OUT:-build/accuracy}
-default="--epochs=20 --lr=0.02 -D decay=1e-4 -D warmup=1 -D quantizer_lr=0.1 --distill=$f32"
+default="--epochs=20 --lr=0.05 -D warmup=1 -D quantizer_lr=0.1 --distill=$f32"
 recipe=${RECIPE:-$default}
 
 name_of() { echo "${1%%:*}-w${1##*:}a${1##*:}"; }
