@@ -36,13 +36,16 @@ evaluate() {
     --predictions="$report.txt" >"$report.json"
 }
 
+# The weights of the epoch that had most test images right are packed, as `qnetc train` keeps them.
 table_row() {
   name=$out/$(name_of "$1")
   # shellcheck disable=SC2046
-  $qnetc pack $net --weights="$name.safetensors" $(options_of "$1") -o "$name.packed.safetensors"
-  evaluate "$1" nn "$name.safetensors"
+  $qnetc pack $net --weights="$name.best.safetensors" $(options_of "$1") -o "$name.packed.safetensors"
+  evaluate "$1" nn "$name.best.safetensors"
   evaluate "$1" jit "$name.packed.safetensors"
-  printf '%-14s %19s %11s %16s %13s\n' "$(name_of "$1")" "$(field "$name.nn.json" correct)" \
+  tail -n 1 "$name.metrics.jsonl" >"$name.last.json"
+  printf '%-14s %10s %10s %11s %16s %13s\n' "$(name_of "$1")" \
+    "$(field "$name.last.json" test_correct)" "$(field "$name.nn.json" correct)" \
     "$(field "$name.jit.json" correct)" \
     "$(paste "$name.nn.txt" "$name.jit.txt" | awk '$1 != $2 {n++} END {print n + 0}')" \
     "$(wc -c <"$name.packed.safetensors")"
@@ -56,8 +59,8 @@ done
 
 echo
 echo "ResNet-20, CIFAR-10, 10000 test images; $recipe"
-printf '%-14s %18s %11s %16s %13s\n' run "training evaluation" "packed, JIT" "images differing" \
-  "packed bytes"
+printf '%-14s %10s %10s %11s %16s %13s\n' run "last epoch" "best epoch" "packed, JIT" \
+  "images differing" "packed bytes"
 for run in "$@"; do
   table_row "$run"
 done

@@ -212,7 +212,8 @@ static qnet_status load_weights(qnet_session *s, qnet_program *p) {
   qnet_tensor_file_init(&f, s->allocator);
   qnet_status status = qnet_tensor_file_read(&f, s->options.weights, s->diag);
   if (status == QNET_OK)
-    status = qnet_weight_names_match(p->module, &f, s->options.map, s->options.weights, s->diag);
+    status =
+        qnet_weight_names_match(p->module, &f, s->options.map, s->options.weights, true, s->diag);
   if (status == QNET_OK) status = load_into(s, p, &f);
   qnet_tensor_file_free(&f);
   return status;

@@ -37,11 +37,13 @@ static void warn_quantized(const qnet_tensor_file *f, const char *path, qnet_dia
 }
 
 static qnet_status load(qnet_session *s, qnet_module *m) {
-  const char *path = weights_of(&s->options);
+  const char *const path = weights_of(&s->options), *const init = s->options.init;
+  const bool listed = init && strcmp(path, init) == 0; /* by those who start from it */
   qnet_tensor_file f;
   qnet_tensor_file_init(&f, s->allocator);
   qnet_status status = qnet_tensor_file_read(&f, path, s->diag);
-  if (status == QNET_OK) status = qnet_weight_names_match(m, &f, s->options.map, path, s->diag);
+  if (status == QNET_OK)
+    status = qnet_weight_names_match(m, &f, s->options.map, path, !listed, s->diag);
   if (status == QNET_OK) status = qnet_weights_load(m, &f, path, s->diag);
   if (status == QNET_OK) warn_quantized(&f, path, s->diag);
   qnet_tensor_file_free(&f);

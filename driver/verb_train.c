@@ -117,7 +117,7 @@ static qnet_status initial_weights(qnet_session *s, qnet_program *p, uint64_t se
   qnet_status status = qnet_tensor_file_read(&f, s->options.init, s->diag);
   if (status == QNET_OK) status = warn_packed(&f, s->options.init, s->diag);
   if (status == QNET_OK)
-    status = qnet_weight_names_match(p->module, &f, s->options.map, s->options.init, s->diag);
+    status = qnet_weight_names_match(p->module, &f, s->options.map, s->options.init, true, s->diag);
   if (status == QNET_OK) status = qnet_weights_load_some(p->module, &f, s->options.init, s->diag);
   if (status == QNET_OK) status = qnet_weights_init(p->module, seed, s->diag);
   qnet_tensor_file_free(&f);

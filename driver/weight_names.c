@@ -256,7 +256,7 @@ static void warn_pairs(const matcher *s) {
   }
 }
 
-static qnet_status match_by_order(matcher *s) {
+static qnet_status match_by_order(matcher *s, bool list) {
   bool all = true;
   for (size_t i = 0; i < s->network.count; i++) {
     layer *l = &s->network.item[i], *same = find_stored(s, l->name);
@@ -266,7 +266,7 @@ static qnet_status match_by_order(matcher *s) {
   }
   if (all) return QNET_OK;
   QNET_TRY(pair_open(s));
-  warn_pairs(s);
+  if (list) warn_pairs(s);
   return QNET_OK;
 }
 
@@ -376,12 +376,12 @@ static qnet_status rename_all(matcher *s) {
 }
 
 qnet_status qnet_weight_names_match(const qnet_module *m, qnet_tensor_file *f, const char *map,
-                                    const char *path, qnet_diag *d) {
+                                    const char *path, bool list, qnet_diag *d) {
   matcher s = {.module = m, .file = f, .path = path, .diag = d};
   qnet_arena_init(&s.scratch, m->allocator);
   qnet_status status = read_network(&s);
   if (status == QNET_OK) status = read_file(&s);
-  if (status == QNET_OK) status = map ? match_by_map(&s, map) : match_by_order(&s);
+  if (status == QNET_OK) status = map ? match_by_map(&s, map) : match_by_order(&s, list);
   if (status == QNET_OK && s.pairs) status = rename_all(&s);
   qnet_arena_clear(&s.scratch);
   return status;

@@ -9,10 +9,11 @@
  *
  * map NULL: layers whose names and weights' shapes agree keep them. Of the others those of equal
  * tensors (names behind the last '.', shapes) are paired in order, the network's as they run, the
- * file's by name with numbers by value, where both sides have as many; a warning lists the pairs.
+ * file's by name with numbers by value, where both sides have as many; when `list`, a warning lists
+ * the pairs.
  * map: a file of lines "LAYER = LAYER OF THE FILE", empty or from '#' on comments; nothing else is
  * paired. */
 qnet_status qnet_weight_names_match(const qnet_module *m, qnet_tensor_file *f, const char *map,
-                                    const char *path, qnet_diag *d);
+                                    const char *path, bool list, qnet_diag *d);
 
 #endif

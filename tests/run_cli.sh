@@ -130,6 +130,9 @@ check names-order sh -c "$names --logits=names.npy 2>err && cmp names.npy f32jit
   grep -q 'warning: .*matched by order' err && grep -q 'note: unit3.conv1 = layer3.conv1' err"
 sed -n 's/.*note: //p' err >pairs.map
 check names-map sh -c "$names --map=pairs.map --logits=map.npy 2>err && cmp map.npy f32jit.npy && ! grep -q warning err"
+# A file that is both the start and the network to follow lists its pairs once.
+check names-once sh -c "$qnetc train names.qnet --init=f32.safetensors --distill=f32.safetensors --data=data \
+  --epochs=1 -o once.safetensors 2>err && [ \$(grep -c 'matched by order' err) = 1 ]"
 # What quantizers learned goes with their layers.
 for form in w2 p2; do
   check names-map-$form sh -c "$qnetc eval names.qnet --weights=$form.safetensors --map=pairs.map --data=data \

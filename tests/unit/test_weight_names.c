@@ -90,7 +90,7 @@ static void expect_message(fixture *t, const char *text) {
 }
 
 static qnet_status match(fixture *t, const char *map) {
-  return qnet_weight_names_match(t->program.module, &t->file, map, "w.safetensors", t->diag);
+  return qnet_weight_names_match(t->program.module, &t->file, map, "w.safetensors", true, t->diag);
 }
 
 static qnet_status load(fixture *t) {
