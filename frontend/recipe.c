@@ -32,8 +32,7 @@ typedef struct word {
   void (*run)(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r);
 } word;
 
-/* ---- optimizers
- * ------------------------------------------------------------------------------------ */
+/* ---- optimizers ----------------------------------------------------------------------------- */
 
 static void run_sgd(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) {
   r->optimizer = QNET_OPTIMIZER_SGD;
@@ -63,8 +62,7 @@ static const word optimizers[] = {
      run_adam},
 };
 
-/* ---- schedules
- * ------------------------------------------------------------------------------------- */
+/* ---- schedules ------------------------------------------------------------------------------ */
 
 static void run_cosine(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) {
   (void)s;
@@ -112,8 +110,7 @@ static const word schedules[] = {
     {"linear", {{0}}, run_linear},
 };
 
-/* ---- augmentations
- * ---------------------------------------------------------------------------------- */
+/* ---- augmentations -------------------------------------------------------------------------- */
 
 static void run_crop(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) {
   int64_t pad = 4;
@@ -146,8 +143,7 @@ static const word augmentations[] = {
 };
 enum { AUGMENTATIONS = sizeof augmentations / sizeof *augmentations };
 
-/* ---- words
- * ------------------------------------------------------------------------------------------ */
+/* ---- words ---------------------------------------------------------------------------------- */
 
 enum { MAX_WORDS = 4 };
 
@@ -180,8 +176,7 @@ static void run_word(qnet_sema *s, const qnet_expr *e, const char *setting, cons
   if (qnet_sema_arguments(s, &call, words[i].params, params, slot)) words[i].run(s, slot, r);
 }
 
-/* ---- settings
- * --------------------------------------------------------------------------------------- */
+/* ---- settings ------------------------------------------------------------------------------- */
 
 static const qnet_expr *single(qnet_sema *s, const qnet_setting *t) {
   if (t->values.count == 1) return t->values.first;

@@ -206,8 +206,7 @@ static void bind_net_parameters(qnet_sema *s, qnet_block *net, const char *const
   }
 }
 
-/* ---- the run
- * -------------------------------------------------------------------------------------- */
+/* ---- the run -------------------------------------------------------------------------------- */
 
 static void check_parameter_names(qnet_sema *s, const qnet_block *block) {
   if (block->params.count > QNET_SEMA_PARAMS) {

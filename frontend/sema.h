@@ -157,8 +157,7 @@ const char *qnet_sema_format(qnet_sema *s, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 void qnet_sema_out_of_memory(qnet_sema *s);
 
-/* ---- sema_value.c: shapes and conversions
- * -------------------------------------------------------- */
+/* ---- sema_value.c: shapes and conversions --------------------------------------------------- */
 
 enum { QNET_SHAPE_TEXT = 80 };
 /* "[16, 28, 28]": channels, height, width; or "[10]". */
@@ -183,8 +182,7 @@ bool qnet_sema_to_pair(qnet_sema *s, const qnet_sema_value *v, const char *what,
 bool qnet_sema_to_image(qnet_sema *s, const qnet_sema_value *v, const char *op, qnet_value **out);
 bool qnet_sema_to_tensor(qnet_sema *s, const qnet_sema_value *v, const char *op, qnet_value **out);
 
-/* ---- sema_expr.c
- * ---------------------------------------------------------------------------------- */
+/* ---- sema_expr.c ---------------------------------------------------------------------------- */
 
 qnet_sema_value qnet_sema_eval(qnet_sema *s, const qnet_expr *e);
 /* What a name stands for where the analysis is, or NULL. */
@@ -193,8 +191,7 @@ qnet_binding *qnet_sema_find_visible(qnet_sema *s, const char *name);
 bool qnet_sema_enter(qnet_sema *s, qnet_loc loc);
 void qnet_sema_leave(qnet_sema *s);
 
-/* ---- sema_stmt.c: names and statements
- * -------------------------------------------------------------- */
+/* ---- sema_stmt.c: names and statements ------------------------------------------------------ */
 
 void qnet_sema_statements(qnet_sema *s, const qnet_stmt_list *list);
 qnet_binding *qnet_sema_find(qnet_frame *frame, const char *name);
@@ -202,8 +199,7 @@ qnet_binding *qnet_sema_find(qnet_frame *frame, const char *name);
 qnet_binding *qnet_sema_bind(qnet_sema *s, qnet_ident name, const qnet_sema_value *value,
                              const char *origin);
 
-/* ---- sema_call.c: arguments, block calls, names of layers
- * -------------------------------------------- */
+/* ---- sema_call.c: arguments, block calls, names of layers ----------------------------------- */
 
 typedef struct qnet_sema_call {
   qnet_ident callee;
@@ -228,8 +224,7 @@ bool qnet_sema_arguments(qnet_sema *s, const qnet_sema_call *call, const qnet_se
 const char *qnet_sema_layer_name(qnet_sema *s, const qnet_sema_call *call, const char *kind,
                                  const qnet_sema_value *explicit_name);
 
-/* ---- sema_op*.c: built-in operations
- * ----------------------------------------------------------------- */
+/* ---- sema_op*.c: built-in operations -------------------------------------------------------- */
 
 enum { QNET_SEMA_OP_PARAMS = 10 };
 
@@ -262,8 +257,7 @@ bool qnet_sema_fits(qnet_sema *s, qnet_loc loc, const char *what, int rank, cons
 bool qnet_sema_to_pad(qnet_sema *s, const qnet_sema_value *v, bool allow_same, int64_t h,
                       int64_t width, qnet_window *w);
 
-/* ---- sema_input.c, sema_quantize.c, recipe.c: declarations
- * --------------------------------------------- */
+/* ---- sema_input.c, sema_quantize.c, recipe.c: declarations ---------------------------------- */
 
 void qnet_sema_input(qnet_sema *s, const qnet_stmt *stmt);
 void qnet_sema_quantize(qnet_sema *s, const qnet_stmt *stmt);

@@ -4,8 +4,7 @@
 #include <ctype.h>
 #include <string.h>
 
-/* ---- arguments
- * ------------------------------------------------------------------------------------ */
+/* ---- arguments ------------------------------------------------------------------------------ */
 
 /* Parameters as the binder sees them; `keyword`: by name only. */
 typedef struct formal {
@@ -109,8 +108,7 @@ bool qnet_sema_arguments(qnet_sema *s, const qnet_sema_call *call, const qnet_se
   return bind_arguments(s, call, formals, count, slot);
 }
 
-/* ---- names of layers
- * -------------------------------------------------------------------------------- */
+/* ---- names of layers ------------------------------------------------------------------------ */
 
 static const qnet_taken *find_taken(const qnet_frame *f, const char *name) {
   for (const qnet_taken *t = f->taken; t; t = t->next)
@@ -193,8 +191,7 @@ const char *qnet_sema_layer_name(qnet_sema *s, const qnet_sema_call *call, const
   return qnet_sema_format(s, "%s%s", s->frame->path, name);
 }
 
-/* ---- blocks
- * ---------------------------------------------------------------------------------------------- */
+/* ---- blocks --------------------------------------------------------------------------------- */
 
 static bool is_running(qnet_sema *s, const qnet_sema_call *call, const qnet_block *block) {
   for (const qnet_frame *f = s->frame; f; f = f->caller) {
@@ -264,8 +261,7 @@ static qnet_sema_value call_block(qnet_sema *s, const qnet_sema_call *call, qnet
   return run_block(s, call, block, qnet_sema_format(s, "%s.", name), slot);
 }
 
-/* ---- dispatch
- * ---------------------------------------------------------------------------------------------- */
+/* ---- dispatch ------------------------------------------------------------------------------- */
 
 static qnet_sema_value unknown_operation(qnet_sema *s, const qnet_sema_call *call) {
   const char *name = call->callee.text;

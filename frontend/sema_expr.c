@@ -183,8 +183,7 @@ static qnet_sema_value eval_unary(qnet_sema *s, const qnet_expr *e) {
   return qnet_sema_int(-v.i);
 }
 
-/* ---- names, lists, fields, pipes
- * ------------------------------------------------------------------ */
+/* ---- names, lists, fields, pipes ------------------------------------------------------------ */
 
 static qnet_sema_value unknown_name(qnet_sema *s, const qnet_ident *name) {
   bool callable = qnet_sema_op_find(name->text) != NULL;

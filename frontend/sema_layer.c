@@ -29,8 +29,7 @@ static int weighted(qnet_sema *s, const qnet_sema_call *call, const char *layer,
   return operand[2] ? 3 : 0;
 }
 
-/* ---- conv
- * ---------------------------------------------------------------------------------------- */
+/* ---- conv ----------------------------------------------------------------------------------- */
 
 enum {
   CONV_X,
@@ -110,8 +109,7 @@ qnet_sema_value qnet_sema_conv(qnet_sema *s, const qnet_sema_call *call,
   return qnet_sema_tensor(y);
 }
 
-/* ---- dense
- * --------------------------------------------------------------------------------------- */
+/* ---- dense ---------------------------------------------------------------------------------- */
 
 qnet_sema_value qnet_sema_dense(qnet_sema *s, const qnet_sema_call *call,
                                 const qnet_sema_value *slot) {
@@ -147,8 +145,7 @@ qnet_sema_value qnet_sema_dense(qnet_sema *s, const qnet_sema_call *call,
   return qnet_sema_tensor(y);
 }
 
-/* ---- bn
- * ------------------------------------------------------------------------------------------ */
+/* ---- bn ------------------------------------------------------------------------------------- */
 
 qnet_sema_value qnet_sema_bn(qnet_sema *s, const qnet_sema_call *call,
                              const qnet_sema_value *slot) {

@@ -102,8 +102,7 @@ static void assert_dims(const qnet_type *t, int rank, const int64_t *dim) {
   assert_dims((type), (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)),                   \
               (const int64_t[]){__VA_ARGS__})
 
-/* ---- what is right
- * -------------------------------------------------------------------------------- */
+/* ---- what is right -------------------------------------------------------------------------- */
 
 static void test_examples(void **state) {
   (void)state;
@@ -430,8 +429,7 @@ static void test_locations(void **state) {
   qnet_module_destroy(p.module);
 }
 
-/* ---- what is wrong
- * --------------------------------------------------------------------------------- */
+/* ---- what is wrong --------------------------------------------------------------------------- */
 
 static void test_errors(void **state) {
   (void)state;
@@ -523,8 +521,7 @@ static void test_overrides(void **state) {
   assert_int_equal(qnet_frontend_parse(a, "t", text, strlen(text), NULL, 0, &p, NULL), QNET_ERROR);
 }
 
-/* ---- robustness
- * ------------------------------------------------------------------------------------- */
+/* ---- robustness ----------------------------------------------------------------------------- */
 
 static void parse_any(const char *text, size_t size) {
   qnet_diag *d = qnet_diag_create(qnet_allocator_system());
