@@ -52,7 +52,7 @@ table_row() {
 }
 
 mkdir -p "$out"
-[ $# -gt 0 ] || set -- lqnets:2 qil:2 lcq:2 dq:2 lcq:3 lqnets:3
+[ $# -gt 0 ] || set -- lqnets:2 dq:2 qil:2 lcq:2 lqnets:3 dq:3
 for run in "$@"; do
   train "$run"
 done

@@ -135,4 +135,20 @@ for name in preact edges; do
 done
 check preact-stem remark_of preact "f32, as the layer is not quantized" 2
 check edges-stem remark_of edges "int8 levels" 2
+
+# ---- what docs/accuracy.md shows ------------------------------------------------------------------
+# The weights that are shipped, packed, and the script that makes the table, on those few images.
+for weights in "$root"/examples/resnet20-*-w?a?.safetensors; do
+  of=$(basename "$weights" .safetensors)
+  quantizer=${of#resnet20-}
+  bits=${of##*a}
+  cp "$weights" "$of.safetensors"
+  cp "$root/examples/resnet20.qnet" "$of.qnet"
+  check "shipped-$of" engines "$of" --quantizer="${quantizer%-*}" --bits="$bits"
+done
+mkdir sets && mv cifar sets/cifar10
+check accuracy-table env QNET_DATA="$scratch/sets" QNETC="$qnetc" OUT="$scratch/accuracy" \
+  RECIPE="--epochs=1 --lr=0.01 -Dwarmup=0" "$root/bench/accuracy.sh" lqnets:2 qil:3
+cp "$scratch/check.log" table
+check accuracy-rows [ "$(grep -cE '^(lqnets-w2a2|qil-w3a3)( +[0-9]+){3} +0 +[0-9]+$' table)" = 2 ]
 finish
