@@ -21,12 +21,13 @@ static qnet_status find_file(const qnet_dataset_source *s, qnet_split split, con
   return QNET_OK;
 }
 
-static qnet_status need_file(const qnet_dataset_source *s, const char *what, const char **path) {
+static qnet_status need_file(const qnet_dataset_source *s, const char *what, const char *hint,
+                             const char **path) {
   const qnet_split split = s->request->split;
   QNET_TRY(find_file(s, split, what, path));
   if (*path) return QNET_OK;
-  return qnet_error_in(s->diag, s->directory, "holds no %s-%s-ubyte or %s-%s-ubyte.gz",
-                       prefix_of(split), what, prefix_of(split), what);
+  return qnet_error_in(s->diag, s->directory, "holds no %s-%s-ubyte or %s-%s-ubyte.gz%s",
+                       prefix_of(split), what, prefix_of(split), what, hint);
 }
 
 /* The number of classes of a directory is that of both its splits: a label may be missing in one.
@@ -62,7 +63,7 @@ static qnet_status take_labels(const qnet_dataset_source *s, const char *path,
 static qnet_status read_labels(const qnet_dataset_source *s, qnet_dataset *out) {
   const char *path;
   int64_t classes;
-  QNET_TRY(need_file(s, "labels-idx1", &path));
+  QNET_TRY(need_file(s, "labels-idx1", QNET_DATASET_LABELS_HINT, &path));
   qnet_idx labels;
   QNET_TRY(qnet_idx_read(s->allocator, path, 1, &labels, s->diag));
   const qnet_status status = take_labels(s, path, &labels, out);
@@ -74,7 +75,7 @@ static qnet_status read_labels(const qnet_dataset_source *s, qnet_dataset *out) 
 
 static qnet_status read_images(const qnet_dataset_source *s, qnet_dataset *out) {
   const char *path;
-  QNET_TRY(need_file(s, "images-idx3", &path));
+  QNET_TRY(need_file(s, "images-idx3", "", &path));
   qnet_idx images;
   QNET_TRY(qnet_idx_read(s->allocator, path, 3, &images, s->diag));
   out->count = images.dim[0];

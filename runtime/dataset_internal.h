@@ -30,6 +30,10 @@ extern const qnet_dataset_format qnet_format_cifar100; /* fine labels, coarse wh
 extern const qnet_dataset_format qnet_format_npy;
 extern const qnet_dataset_format qnet_format_folder;
 
+/* What to do about labels that are missing; ends a message. */
+#define QNET_DATASET_LABELS_HINT                                                                   \
+  "; images without labels can only train, with --no-labels --distill=F32.safetensors"
+
 /* DIRECTORY/NAME in the scratch arena; NULL is reported by the caller. */
 char *qnet_dataset_path(const qnet_dataset_source *s, const char *name);
 /* Memory for a set of out->count images and labels of out's sizes; *out loads from it and frees it.

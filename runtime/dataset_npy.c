@@ -89,6 +89,8 @@ static qnet_status open_array(array *a, const qnet_dataset_source *s, char what,
   if (!a->path) return qnet_out_of_memory(s->diag);
   a->fd = open(a->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (a->fd < 0 && errno == ENOENT && may_lack) return QNET_OK;
+  if (a->fd < 0 && errno == ENOENT && what == 'y')
+    return qnet_error_in(s->diag, a->path, "there is no such file" QNET_DATASET_LABELS_HINT);
   if (a->fd < 0) return system_error(a, "cannot open");
   const qnet_status status = read_header(a);
   if (status != QNET_OK) close(a->fd);

@@ -106,7 +106,9 @@ static void refuses_what_does_not_fit(void **state) {
   write_array("y_train.npy", "|u1", "(1, 3)", "\0\1\2", 3);
   expect_refusal(directory, QNET_SPLIT_TRAIN, "is no list of labels");
   assert_int_equal(unlink(in_directory("y_train.npy")), 0);
-  expect_refusal(directory, QNET_SPLIT_TRAIN, "y_train.npy: error: cannot open");
+  expect_refusal(
+      directory, QNET_SPLIT_TRAIN,
+      "y_train.npy: error: there is no such file; images without labels can only train, with");
 }
 
 static void refuses_every_truncation(void **state) {
