@@ -1,16 +1,17 @@
 #!/bin/sh
-# Top-1 of ResNet-20 on CIFAR-10 by learned quantizer: fine-tunes examples/resnet20.qnet from its f32
-# weights, every method by one recipe, packs the result and lets the JIT count on all test images.
-# usage: bench/accuracy.sh [METHOD:BITS ...]    default: all rows of docs/accuracy.md
+# Top-1 of ResNet-20 on CIFAR-10 by learned quantizer: fine-tunes a network from its f32 weights,
+# every method by one recipe, packs the result and lets the JIT count on all test images.
+# usage: bench/accuracy.sh [METHOD:BITS ...]    default: four methods at 2 bits, two at 3
 # A run takes about half an hour on two quiet cores; one that was stopped goes on where it was.
 # Results stay in build/accuracy (remove it to start over). Needs scripts/get-cifar10.sh.
-# Others by environment: QNETC, the program; F32, the f32 weights; OUT, the directory; RECIPE.
+# Others by environment: QNETC, the program; NET, the network, and F32, its f32 weights; OUT, the
+# directory, one for each network; RECIPE.
 set -eu
 cd "$(dirname "$0")/.."
 qnetc=${QNETC:-build/bin/qnetc}
-net=examples/resnet20.qnet
-f32=${F32:-examples/resnet20-f32.safetensors}
-out=${OUT:-build/accuracy}
+net=${NET:-examples/resnet20.qnet}
+f32=${F32:-${net%.qnet}-f32.safetensors}
+out=${OUT:-build/accuracy/$(basename "$net" .qnet)}
 default="--epochs=20 --lr=0.05 -D warmup=1 -D quantizer_lr=0.1 --distill=$f32"
 recipe=${RECIPE:-$default}
 
@@ -58,7 +59,7 @@ for run in "$@"; do
 done
 
 echo
-echo "ResNet-20, CIFAR-10, 10000 test images; $recipe"
+echo "$(basename "$net" .qnet), CIFAR-10, 10000 test images; $recipe"
 printf '%-14s %10s %10s %11s %16s %13s\n' run "last epoch" "best epoch" "packed, JIT" \
   "images differing" "packed bytes"
 for run in "$@"; do

@@ -130,20 +130,21 @@ data=cifar
 cp "$root/examples/preact_resnet20.qnet" preact.qnet
 sed 's/except first, last/except first = 8, last = 8/' preact.qnet >edges.qnet
 for name in preact edges; do
-  check $name-train $qnetc train $name.qnet --data=cifar --epochs=1 -Dwidth=4 -o $name.safetensors
+  check $name-train $qnetc train $name.qnet --data=cifar --epochs=1 -Dwidth=4 -Dwarmup=0 -o $name.safetensors
   check $name-engines engines $name -Dwidth=4
 done
-check preact-stem remark_of preact "f32, as the layer is not quantized" 2
+# The stem, the two projections and the head.
+check preact-f32 remark_of preact "f32, as the layer is not quantized" 4
 check edges-stem remark_of edges "int8 levels" 2
 
 # ---- what docs/accuracy.md shows ------------------------------------------------------------------
 # The weights that are shipped, packed, and the script that makes the table, on those few images.
-for weights in "$root"/examples/resnet20-*-w?a?.safetensors; do
-  of=$(basename "$weights" .safetensors)
-  quantizer=${of#resnet20-}
+for weights in "$root"/examples/*-*-w?a?.safetensors; do
+  of=$(basename "$weights" .safetensors) # NET-QUANTIZER-wBITSaBITS
+  quantizer=${of#*-}
   bits=${of##*a}
   cp "$weights" "$of.safetensors"
-  cp "$root/examples/resnet20.qnet" "$of.qnet"
+  cp "$root/examples/${of%%-*}.qnet" "$of.qnet"
   check "shipped-$of" engines "$of" --quantizer="${quantizer%-*}" --bits="$bits"
 done
 mkdir sets && mv cifar sets/cifar10
