@@ -66,6 +66,13 @@ static qnet_expr *binary(qnet_syntax *p, qnet_loc loc, qnet_binary_op op, qnet_l
   BUILT(e);
   return e;
 }
+
+/* NULL for a part that is NULL after an error of syntax is no lack of memory. */
+static qnet_expr *pipe_to(qnet_syntax *p, qnet_loc loc, qnet_expr *left, qnet_expr *stage) {
+  qnet_expr *e = qnet_expr_pipe(p->arena, loc, left, stage);
+  if (left && stage) BUILT(e);
+  return e;
+}
 }
 
 %union {
@@ -388,7 +395,7 @@ expr: INTEGER               { $$ = qnet_expr_int(p->arena, @$, $1); BUILT($$); }
     | expr GE expr          { $$ = binary(p, @$, QNET_BINARY_GE, @2, $1, $3); }
     | expr AND expr         { $$ = binary(p, @$, QNET_BINARY_AND, @2, $1, $3); }
     | expr OR expr          { $$ = binary(p, @$, QNET_BINARY_OR, @2, $1, $3); }
-    | expr PIPE stage       { $$ = qnet_expr_pipe(p->arena, @$, $1, $3); }
+    | expr PIPE stage       { $$ = pipe_to(p, @$, $1, $3); }
     ;
 
 stage: IDENTIFIER           {
@@ -421,6 +428,7 @@ arg: expr                   { $$ = qnet_arg_new(p->arena, (qnet_ident){0}, $1); 
                             {
                               qnet_expr *both =
                                 qnet_expr_call(p->arena, @4, ident("quantize", @4), $4);
+                              BUILT(both);
                               $$ = qnet_arg_new(p->arena, ident("quantize", @1), both);
                               BUILT($$);
                             }

@@ -626,6 +626,37 @@ static void test_out_of_memory(void **state) {
   globfree(&found);
 }
 
+/* An arena asks for memory at few places of a text: a name before them, longer each time, moves
+ * that place over every expression and statement there is. */
+static void test_out_of_memory_anywhere(void **state) {
+  (void)state;
+  static const char net[] =
+      "(classes = 10) {\n"
+      "  input image: u8[1, 8, 8] normalize(mean = [0.5], std = [0.25])\n"
+      "  quantize weights = qil(2), activations = lsq(2) except first = 8, last\n"
+      "  block b(x, n = -1, flag = not true, q = none) {\n"
+      "    quantize q\n"
+      "    if n + 1 * 2 % 3 / 1 - 1 <= 0 and flag or 1 == 2 { return x } else { y = x |> relu }\n"
+      "    return y |> conv((2), 3x3, pad = 1,\n"
+      "                     quantize = (weights = lsq(2), activations = f32)) |> bn\n"
+      "  }\n"
+      "  x = image |> conv(2, 1x1)\n"
+      "  repeat 2 as i { x = b(x, q = pact) }\n"
+      "  repeat 1 { x = x |> b(x.channels) |> relu }\n"
+      "  return x |> flatten |> dense(classes)\n"
+      "  train { epochs = 1 augment = crop(pad = 1), flip }\n"
+      "}\n";
+  enum { MAX_NAME = 8192, STEP = 16 };
+  char text[MAX_NAME + sizeof net];
+  for (int length = STEP; length < MAX_NAME; length += STEP) {
+    snprintf(text, sizeof text, "net %0*d%s", length, 0, net);
+    memset(text + strlen("net "), 'a', (size_t)length);
+    const uint64_t allocations = parse_failing(text, strlen(text), 0, false);
+    for (uint64_t n = 1; n <= allocations; n++)
+      parse_failing(text, strlen(text), n, false);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_examples),
@@ -650,6 +681,7 @@ int main(void) {
       cmocka_unit_test(test_byte_flips),
       cmocka_unit_test(test_depth),
       cmocka_unit_test(test_out_of_memory),
+      cmocka_unit_test(test_out_of_memory_anywhere),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
