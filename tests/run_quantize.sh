@@ -128,7 +128,8 @@ for n in 1 2 3 4 5; do
 done
 data=cifar
 cp "$root/examples/preact_resnet20.qnet" preact.qnet
-sed 's/except first, last/except first = 8, last = 8/' preact.qnet >edges.qnet
+# Quantized projections: two quantizers on one tensor.
+sed 's/except first, last/except first = 8, last = 8/; s/, quantize = none//' preact.qnet >edges.qnet
 for name in preact edges; do
   check $name-train $qnetc train $name.qnet --data=cifar --epochs=1 -Dwidth=4 -Dwarmup=0 -o $name.safetensors
   check $name-engines engines $name -Dwidth=4
