@@ -24,6 +24,8 @@ qnet_status qnet_verb_pack(qnet_session *s);
 
 /* Reads and parses the input .qnet, with the -D parameters. The caller destroys out->module. */
 qnet_status qnet_session_program(qnet_session *s, qnet_program *out);
+/* The same of another .qnet ("-": standard input), with the parameters that it gives itself. */
+qnet_status qnet_session_other_program(qnet_session *s, const char *path, qnet_program *out);
 
 /* Calls session->show where there is one. */
 void qnet_session_show(const qnet_session *s);

@@ -1,10 +1,13 @@
-/* The teacher runs as a fast plan of @eval, with the running statistics of its batch_norms. */
+/* Each network that is followed runs as a fast plan of its @eval, with the running statistics of
+ * its batch_norms. */
 #include "driver/teacher.h"
 #include "codegen/plan.h"
 #include "driver/predictor.h"
 #include "driver/weight_names.h"
 #include "driver/weights.h"
+#include "ir/text.h"
 #include "passes/pass.h"
+#include "support/hash.h"
 
 #include <string.h>
 
@@ -15,15 +18,39 @@ typedef struct label_room {
   int32_t *classes;
 } label_room;
 
-struct qnet_teacher {
-  const qnet_allocator *allocator;
+typedef struct network {
   qnet_module *module;
   qnet_plan *plan;
+  uint64_t hash; /* of the source, if it is another one, and the weights */
+} network;
+
+struct qnet_teacher {
+  const qnet_allocator *allocator;
+  network network[QNET_MAX_LIST];
+  int count;
+  qnet_blob *mean; /* of the logits of more than one, or NULL */
 };
 
-static const char *weights_of(const qnet_options *o) {
-  return o->distill || !o->no_labels ? o->distill : o->init;
+/* One --distill, "[NET.qnet:]W.safetensors". */
+typedef struct choice {
+  const char *source; /* NULL: the network itself */
+  const char *weights;
+} choice;
+
+static qnet_status choose(qnet_arena *a, const char *text, choice *out, qnet_diag *d) {
+  static const char mark[] = ".qnet:";
+  const char *at = strstr(text, mark);
+  *out = (choice){NULL, text};
+  if (!at) return QNET_OK;
+  out->weights = at + sizeof mark - 1;
+  out->source = qnet_arena_strndup(a, text, (size_t)(out->weights - text - 1));
+  if (!*out->weights)
+    return qnet_error_in(d, "qnetc", "--distill=%s names no weights; add the file behind the ':'",
+                         text);
+  return out->source ? QNET_OK : qnet_out_of_memory(d);
 }
+
+/* ---- one network ------------------------------------------------------------------------------*/
 
 /* Such weights are not good for anything but their codes. */
 static void warn_quantized(const qnet_tensor_file *f, const char *path, qnet_diag *d) {
@@ -36,39 +63,122 @@ static void warn_quantized(const qnet_tensor_file *f, const char *path, qnet_dia
                     quantizer, bits ? bits : "?");
 }
 
-static qnet_status load(qnet_session *s, qnet_module *m) {
-  const char *const path = weights_of(&s->options), *const init = s->options.init;
+static qnet_status load(qnet_session *s, qnet_module *m, const choice *c) {
+  const char *const path = c->weights, *const init = s->options.init;
   const bool listed = init && strcmp(path, init) == 0; /* by those who start from it */
+  const char *const map = c->source ? NULL : s->options.map;
   qnet_tensor_file f;
   qnet_tensor_file_init(&f, s->allocator);
   qnet_status status = qnet_tensor_file_read(&f, path, s->diag);
-  if (status == QNET_OK)
-    status = qnet_weight_names_match(m, &f, s->options.map, path, !listed, s->diag);
+  if (status == QNET_OK) status = qnet_weight_names_match(m, &f, map, path, !listed, s->diag);
   if (status == QNET_OK) status = qnet_weights_load(m, &f, path, s->diag);
   if (status == QNET_OK) warn_quantized(&f, path, s->diag);
   qnet_tensor_file_free(&f);
   return status;
 }
 
-static qnet_status prepare(qnet_session *s, const qnet_program *p, qnet_teacher *t) {
-  t->module = qnet_module_clone(p->module);
-  if (!t->module) return qnet_out_of_memory(s->diag);
-  QNET_TRY(load(s, t->module));
+static const qnet_type *image_of(const qnet_module *m) {
+  return qnet_symbol_find(m, "eval")->body->arg[0].type;
+}
+
+static int64_t classes_of(const qnet_module *m) {
+  return qnet_type_elements(qnet_symbol_find(m, "eval")->body->last->operand[0]->type);
+}
+
+/* Another network must read the same images and answer with as many classes. */
+static qnet_status check_other(const qnet_module *own, const qnet_module *m, const char *path,
+                               qnet_diag *d) {
+  const qnet_type *x = image_of(own), *y = image_of(m);
+  if (x->dtype != y->dtype || x->rank != y->rank ||
+      memcmp(x->dim, y->dim, sizeof x->dim[0] * (size_t)x->rank) != 0)
+    return qnet_error_in(d, path,
+                         "this network has another input than '%s'; it can only be followed on the "
+                         "same images",
+                         own->name);
+  if (classes_of(own) == classes_of(m)) return QNET_OK;
+  return qnet_error_in(d, path, "this network has %lld classes, '%s' has %lld",
+                       (long long)classes_of(m), own->name, (long long)classes_of(own));
+}
+
+static qnet_status hash_source(const qnet_module *m, const qnet_allocator *a, uint64_t *h,
+                               qnet_diag *d) {
+  qnet_strbuf text;
+  qnet_strbuf_init(&text, a);
+  qnet_module_print(m, QNET_PRINT_ELIDE, &text);
+  const bool failed = text.failed;
+  if (!failed) *h = qnet_content_hash(*h, text.data, text.length);
+  qnet_strbuf_free(&text);
+  return failed ? qnet_out_of_memory(d) : QNET_OK;
+}
+
+static qnet_status open_module(qnet_session *s, const qnet_program *p, const choice *c,
+                               network *n) {
+  if (!c->source) {
+    n->module = qnet_module_clone(p->module);
+    return n->module ? QNET_OK : qnet_out_of_memory(s->diag);
+  }
+  qnet_program other;
+  QNET_TRY(qnet_session_other_program(s, c->source, &other));
+  n->module = other.module;
+  QNET_TRY(check_other(p->module, n->module, c->source, s->diag));
+  return hash_source(n->module, s->allocator, &n->hash, s->diag);
+}
+
+static qnet_status add(qnet_session *s, const qnet_program *p, const choice *c, qnet_teacher *t) {
+  network *n = &t->network[t->count++];
+  QNET_TRY(open_module(s, p, c, n));
+  QNET_TRY(load(s, n->module, c));
+  const uint64_t weights = qnet_state_hash(n->module);
+  n->hash = qnet_content_hash(n->hash, &weights, sizeof weights);
   char pipeline[64];
   snprintf(pipeline, sizeof pipeline, "%sfold-batch-norm,batch{n=%d}",
            p->recipe.feature_weight > 0 ? "expose-features," : "", p->recipe.batch);
   const qnet_pipeline_options options = {0};
-  QNET_TRY(qnet_pipeline_run(t->module, pipeline, &options, NULL, s->diag));
-  return qnet_plan_create(t->module, "eval", QNET_PLAN_FAST, &t->plan, s->diag);
+  QNET_TRY(qnet_pipeline_run(n->module, pipeline, &options, NULL, s->diag));
+  return qnet_plan_create(n->module, "eval", QNET_PLAN_FAST, &n->plan, s->diag);
+}
+
+/* ---- all of them ------------------------------------------------------------------------------*/
+
+static qnet_status check_features(const qnet_program *p, const choice *c, int count, qnet_diag *d) {
+  if (p->recipe.feature_weight <= 0 || (count == 1 && !c->source)) return QNET_OK;
+  return qnet_error(d, p->recipe.distill_loc,
+                    "features are those of the network itself: follow its f32 weights alone "
+                    "(--distill=F32.safetensors), or logits only");
+}
+
+static qnet_status make_mean(qnet_teacher *t, qnet_diag *d) {
+  if (t->count == 1) return QNET_OK;
+  const qnet_blob *logits = qnet_plan_result(t->network[0].plan, 0);
+  t->mean = qnet_blob_create(t->allocator, QNET_F32, logits->rank, logits->dim);
+  return t->mean ? QNET_OK : qnet_out_of_memory(d);
+}
+
+static qnet_status prepare(qnet_session *s, const qnet_program *p, const char *const *texts,
+                           int count, qnet_teacher *t) {
+  qnet_arena names;
+  qnet_arena_init(&names, s->allocator);
+  qnet_status status = QNET_OK;
+  for (int i = 0; i < count && status == QNET_OK; i++) {
+    choice c;
+    status = choose(&names, texts[i], &c, s->diag);
+    if (status == QNET_OK) status = check_features(p, &c, count, s->diag);
+    if (status == QNET_OK) status = add(s, p, &c, t);
+  }
+  qnet_arena_clear(&names);
+  return status == QNET_OK ? make_mean(t, s->diag) : status;
 }
 
 qnet_status qnet_teacher_create(qnet_session *s, const qnet_program *p, qnet_teacher **out) {
+  const qnet_options *o = &s->options;
+  const bool instead = o->distill_count == 0 && o->no_labels;
+  const int count = instead ? 1 : o->distill_count;
   *out = NULL;
-  if (!weights_of(&s->options)) return QNET_OK;
+  if (count == 0) return QNET_OK;
   qnet_teacher *t = qnet_alloc(s->allocator, sizeof *t);
   if (!t) return qnet_out_of_memory(s->diag);
-  t->allocator = s->allocator;
-  const qnet_status status = prepare(s, p, t);
+  *t = (qnet_teacher){.allocator = s->allocator};
+  const qnet_status status = prepare(s, p, instead ? &o->init : o->distill, count, t);
   if (status == QNET_OK)
     *out = t;
   else
@@ -78,22 +188,41 @@ qnet_status qnet_teacher_create(qnet_session *s, const qnet_program *p, qnet_tea
 
 void qnet_teacher_destroy(qnet_teacher *t) {
   if (!t) return;
-  if (t->plan) qnet_plan_destroy(t->plan);
-  qnet_module_destroy(t->module);
+  for (int i = 0; i < t->count; i++) {
+    if (t->network[i].plan) qnet_plan_destroy(t->network[i].plan);
+    qnet_module_destroy(t->network[i].module);
+  }
+  qnet_blob_release(t->mean);
   qnet_free(t->allocator, t, sizeof *t);
+}
+
+/* ---- answers ----------------------------------------------------------------------------------*/
+
+static void take_mean(qnet_teacher *t) {
+  float *mean = t->mean->data;
+  const int64_t elements = qnet_blob_elements(t->mean);
+  for (int64_t i = 0; i < elements; i++) {
+    float sum = 0;
+    for (int k = 0; k < t->count; k++)
+      sum += ((const float *)qnet_plan_result(t->network[k].plan, 0)->data)[i];
+    mean[i] = sum / (float)t->count;
+  }
 }
 
 qnet_status qnet_teacher_logits(qnet_teacher *t, const uint8_t *images, const qnet_blob **out,
                                 qnet_diag *d) {
-  qnet_blob *image = qnet_plan_argument(t->plan, 0);
-  memcpy(image->data, images, image->bytes);
-  QNET_TRY(qnet_plan_run(t->plan, d));
-  *out = qnet_plan_result(t->plan, 0);
+  for (int k = 0; k < t->count; k++) {
+    qnet_blob *image = qnet_plan_argument(t->network[k].plan, 0);
+    memcpy(image->data, images, image->bytes);
+    QNET_TRY(qnet_plan_run(t->network[k].plan, d));
+  }
+  if (t->mean) take_mean(t);
+  *out = qnet_teacher_output(t, 0);
   return QNET_OK;
 }
 
 qnet_blob *qnet_teacher_output(qnet_teacher *t, int index) {
-  return qnet_plan_result(t->plan, index);
+  return index == 0 && t->mean ? t->mean : qnet_plan_result(t->network[0].plan, index);
 }
 
 qnet_status qnet_teacher_classes(qnet_teacher *t, const uint8_t *images, int32_t *classes,
@@ -120,7 +249,7 @@ static qnet_status label_batch(qnet_teacher *t, qnet_dataset *set, int64_t first
 }
 
 qnet_status qnet_teacher_label(qnet_teacher *t, qnet_dataset *set, qnet_diag *d) {
-  const qnet_blob *image = qnet_plan_argument(t->plan, 0);
+  const qnet_blob *image = qnet_plan_argument(t->network[0].plan, 0);
   const int64_t batch = image->dim[0];
   qnet_arena arena;
   qnet_arena_init(&arena, t->allocator);
@@ -132,10 +261,13 @@ qnet_status qnet_teacher_label(qnet_teacher *t, qnet_dataset *set, qnet_diag *d)
   for (int64_t i = 0; i < set->count && status == QNET_OK; i += batch)
     status = label_batch(t, set, i, batch, &room, d);
   qnet_arena_clear(&arena);
-  if (status == QNET_OK) set->classes = qnet_plan_result(t->plan, 0)->dim[1];
+  if (status == QNET_OK) set->classes = qnet_teacher_output(t, 0)->dim[1];
   return status;
 }
 
 uint64_t qnet_teacher_hash(const qnet_teacher *t) {
-  return qnet_state_hash(t->module);
+  uint64_t h = QNET_HASH_START;
+  for (int i = 0; i < t->count; i++)
+    h = qnet_content_hash(h, &t->network[i].hash, sizeof t->network[i].hash);
+  return h;
 }

@@ -96,11 +96,11 @@ static qnet_status check_quantizers_alone(const qnet_session *s, const qnet_prog
 static qnet_status check_what(const qnet_session *s, const qnet_program *p,
                               const qnet_stages *stages) {
   const char *what = s->options.train;
-  if (s->options.no_labels && !s->options.distill && !s->options.init)
+  if (s->options.no_labels && s->options.distill_count == 0 && !s->options.init)
     return qnet_error_in(
         s->diag, "qnetc",
         "--no-labels needs the f32 network to follow; add --distill=F32.safetensors");
-  if (s->options.map && !s->options.distill && !s->options.init)
+  if (s->options.map && s->options.distill_count == 0 && !s->options.init)
     return qnet_error_in(s->diag, "qnetc",
                          "--map says what the layers of a weights file are called, but none is "
                          "read; add --init= or --distill=");

@@ -358,6 +358,74 @@ static void test_features(void **state) {
   same_weights("without", "off");
 }
 
+/* A net of its own: two layers, this input and these classes. */
+static void write_other(const char *name, const char *input, int classes) {
+  char text[600];
+  snprintf(text, sizeof text,
+           "net other {\n"
+           "  input image: %s normalize(mean = 0.5, std = 0.25)\n"
+           "  x = image |> conv(12, 3x3, pad = 1, name = \"stem\") |> bn |> relu\n"
+           "  return x |> global_avg_pool |> dense(%d)\n"
+           "}\n"
+           "train { epochs = 2  batch = 32  optimizer = sgd(lr = 0.05) }\n",
+           input, classes);
+  test_write_text(name, text);
+}
+
+static void test_train_other(void) {
+  char *reports;
+  write_other("other.qnet", "u8[1, 8, 8]", 3);
+  if (test_verb("qnetc train @/other.qnet --data=@/waves -o @/other.safetensors --threads=1",
+                qnet_verb_train, &reports) != QNET_OK)
+    fail_msg("%s", reports);
+  free(reports);
+}
+
+/* Following the mean of equal networks is following one of them, also where it is named as another
+ * one; a different one pulls elsewhere, and is part of what a resumed run must share. */
+static void test_teachers(void **state) {
+  (void)state;
+  prepare_f32();
+  test_train_other();
+  test_write_net("quantize lqnets(weights = 2, activations = 2) except first, last", "epochs = 2");
+  test_must_train("waves", "one", "--distill=@/f32.safetensors");
+  test_must_train("waves", "two", "--distill=@/f32.safetensors --distill=@/f32.safetensors");
+  same_weights("one", "two");
+  test_must_train("waves", "named", "--distill=@/net.qnet:@/f32.safetensors");
+  same_weights("one", "named");
+  static const char both[] =
+      "--distill=@/f32.safetensors --distill=@/other.qnet:@/other.safetensors";
+  char one[MAX_METRICS], mean[MAX_METRICS];
+  test_must_train("waves", "mean", both);
+  read_metrics("one", one);
+  read_metrics("mean", mean);
+  assert_string_not_equal(one, mean);
+  char *reports;
+  assert_int_not_equal(
+      test_train("waves", "mean", "--resume --distill=@/f32.safetensors", &reports), QNET_OK);
+  assert_non_null(strstr(reports, "teacher"));
+  free(reports);
+}
+
+static void test_teachers_refused(void **state) {
+  (void)state;
+  static const char other[] = "--distill=@/other.qnet:@/other.safetensors";
+  prepare_f32();
+  test_train_other();
+  test_write_net("", "epochs = 1  distill = features");
+  test_must_fail("waves", other, "net.qnet:11:", "features are those of the network itself");
+  test_must_fail("waves", "--distill=@/f32.safetensors --distill=@/f32.safetensors",
+                 "net.qnet:11:", "features are those of the network itself");
+  test_write_net("", "epochs = 1");
+  test_must_fail("waves", "--distill=@/other.qnet:", "names no weights", "error");
+  test_must_fail("waves", "--distill=@/missing.qnet:@/x", "missing.qnet: error:", "cannot open");
+  test_must_fail("waves", "--distill=@/other.qnet:@/missing", "missing: error:", "cannot open");
+  write_other("other.qnet", "u8[1, 8, 8]", 4);
+  test_must_fail("waves", other, "this network has 4 classes, 'waves' has 3", "other.qnet");
+  write_other("other.qnet", "u8[1, 8, 9]", 3);
+  test_must_fail("waves", other, "this network has another input than 'waves'", "other.qnet");
+}
+
 /* The n-th allocation of a training fails, and for even n all behind it; returns how many there
  * were. One alone may be of what can be done without, such as facts for LLVM. */
 static uint64_t train_failing(const char *set, const char *options, uint64_t n) {
@@ -380,10 +448,13 @@ static void test_no_memory(void **state) {
   static const char *const options[] = {
       "--epochs=1 --limit=32",
       "--init=@/f32.safetensors --distill=@/f32.safetensors --epochs=1 --limit=32",
-      "--init=@/f32.safetensors --no-labels --train=quantizers --epochs=1 --limit=32"};
+      "--init=@/f32.safetensors --no-labels --train=quantizers --epochs=1 --limit=32",
+      "--distill=@/f32.safetensors --distill=@/net.qnet:@/f32.safetensors --epochs=1 --limit=32"};
   for (int i = 0; i < COUNT(options); i++) {
     test_write_net("quantize qil(weights = 2, activations = 2) except first, last",
-                   i == 0 ? "bits = progressive(32, 2)" : "distill = features");
+                   i == 0   ? "bits = progressive(32, 2)"
+                   : i == 3 ? ""
+                            : "distill = features");
     if (i == 0) test_must_train("waves", "f32", "--quantizer=none --epochs=1 --limit=32");
     const uint64_t count = train_failing("waves", options[i], 0);
     for (uint64_t n = 7; n <= count; n += 1 + count / 20)
@@ -407,6 +478,8 @@ int main(void) {
       cmocka_unit_test_setup(test_stages_of_nothing, prepare),
       cmocka_unit_test_setup(test_teacher_warnings, prepare),
       cmocka_unit_test_setup(test_features, prepare),
+      cmocka_unit_test_setup(test_teachers, prepare),
+      cmocka_unit_test_setup(test_teachers_refused, prepare),
       cmocka_unit_test_setup(test_no_memory, prepare),
   };
   return cmocka_run_group_tests(tests, make_directory, remove_directory);
