@@ -3,12 +3,15 @@
 #include "driver/teacher.h"
 #include "codegen/plan.h"
 #include "driver/predictor.h"
+#include "driver/teacher_cache.h"
 #include "driver/weight_names.h"
 #include "driver/weights.h"
 #include "ir/text.h"
 #include "passes/pass.h"
 #include "support/hash.h"
+#include "support/parallel.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 /* One batch of a set that is labelled. */
@@ -28,7 +31,8 @@ struct qnet_teacher {
   const qnet_allocator *allocator;
   network network[QNET_MAX_LIST];
   int count;
-  qnet_blob *mean; /* of the logits of more than one, or NULL */
+  qnet_blob *answer; /* the mean of the logits of more than one, or the cache's; or NULL */
+  qnet_teacher_cache *cache;
 };
 
 /* One --distill, "[NET.qnet:]W.safetensors". */
@@ -147,11 +151,22 @@ static qnet_status check_features(const qnet_program *p, const choice *c, int co
                     "(--distill=F32.safetensors), or logits only");
 }
 
-static qnet_status make_mean(qnet_teacher *t, qnet_diag *d) {
-  if (t->count == 1) return QNET_OK;
+static qnet_status make_answer(qnet_teacher *t, qnet_diag *d) {
   const qnet_blob *logits = qnet_plan_result(t->network[0].plan, 0);
-  t->mean = qnet_blob_create(t->allocator, QNET_F32, logits->rank, logits->dim);
-  return t->mean ? QNET_OK : qnet_out_of_memory(d);
+  t->answer = qnet_blob_create(t->allocator, QNET_F32, logits->rank, logits->dim);
+  return t->answer ? QNET_OK : qnet_out_of_memory(d);
+}
+
+/* Threads and instruction set decide how sums are rounded. */
+static qnet_status open_cache(const qnet_session *s, const qnet_program *p, qnet_teacher *t) {
+  char maker[96];
+  if (p->recipe.feature_weight > 0)
+    return qnet_error(s->diag, p->recipe.distill_loc,
+                      "features are not kept: leave --distill-cache out, or follow logits only");
+  snprintf(maker, sizeof maker, "%016" PRIx64 ", %d threads, %s", qnet_teacher_hash(t),
+           qnet_parallel_threads(), qnet_plan_isa());
+  return qnet_teacher_cache_open(t->allocator, s->options.distill_cache, maker, t->answer,
+                                 &t->cache, s->diag);
 }
 
 static qnet_status prepare(qnet_session *s, const qnet_program *p, const char *const *texts,
@@ -166,7 +181,9 @@ static qnet_status prepare(qnet_session *s, const qnet_program *p, const char *c
     if (status == QNET_OK) status = add(s, p, &c, t);
   }
   qnet_arena_clear(&names);
-  return status == QNET_OK ? make_mean(t, s->diag) : status;
+  const bool cached = s->options.distill_cache != NULL;
+  if (status == QNET_OK && (count > 1 || cached)) status = make_answer(t, s->diag);
+  return status == QNET_OK && cached ? open_cache(s, p, t) : status;
 }
 
 qnet_status qnet_teacher_create(qnet_session *s, const qnet_program *p, qnet_teacher **out) {
@@ -192,15 +209,16 @@ void qnet_teacher_destroy(qnet_teacher *t) {
     if (t->network[i].plan) qnet_plan_destroy(t->network[i].plan);
     qnet_module_destroy(t->network[i].module);
   }
-  qnet_blob_release(t->mean);
+  qnet_teacher_cache_close(t->cache);
+  qnet_blob_release(t->answer);
   qnet_free(t->allocator, t, sizeof *t);
 }
 
 /* ---- answers ----------------------------------------------------------------------------------*/
 
 static void take_mean(qnet_teacher *t) {
-  float *mean = t->mean->data;
-  const int64_t elements = qnet_blob_elements(t->mean);
+  float *mean = t->answer->data;
+  const int64_t elements = qnet_blob_elements(t->answer);
   for (int64_t i = 0; i < elements; i++) {
     float sum = 0;
     for (int k = 0; k < t->count; k++)
@@ -209,20 +227,41 @@ static void take_mean(qnet_teacher *t) {
   }
 }
 
-qnet_status qnet_teacher_logits(qnet_teacher *t, const uint8_t *images, const qnet_blob **out,
-                                qnet_diag *d) {
+static qnet_status compute(qnet_teacher *t, const uint8_t *images, qnet_diag *d) {
   for (int k = 0; k < t->count; k++) {
     qnet_blob *image = qnet_plan_argument(t->network[k].plan, 0);
     memcpy(image->data, images, image->bytes);
     QNET_TRY(qnet_plan_run(t->network[k].plan, d));
   }
-  if (t->mean) take_mean(t);
+  if (t->answer) take_mean(t);
+  return QNET_OK;
+}
+
+static qnet_status look_up(qnet_teacher *t, const uint8_t *images, qnet_diag *d) {
+  const qnet_blob *image = qnet_plan_argument(t->network[0].plan, 0);
+  const uint64_t batch = qnet_content_hash(QNET_HASH_START, images, image->bytes);
+  const float *known = qnet_teacher_cache_find(t->cache, batch);
+  if (known) {
+    memcpy(t->answer->data, known, t->answer->bytes);
+    return QNET_OK;
+  }
+  QNET_TRY(compute(t, images, d));
+  return qnet_teacher_cache_add(t->cache, batch, t->answer->data, d);
+}
+
+qnet_status qnet_teacher_logits(qnet_teacher *t, const uint8_t *images, const qnet_blob **out,
+                                qnet_diag *d) {
+  QNET_TRY(t->cache ? look_up(t, images, d) : compute(t, images, d));
   *out = qnet_teacher_output(t, 0);
   return QNET_OK;
 }
 
 qnet_blob *qnet_teacher_output(qnet_teacher *t, int index) {
-  return index == 0 && t->mean ? t->mean : qnet_plan_result(t->network[0].plan, index);
+  return index == 0 && t->answer ? t->answer : qnet_plan_result(t->network[0].plan, index);
+}
+
+qnet_status qnet_teacher_save(qnet_teacher *t, qnet_diag *d) {
+  return t->cache ? qnet_teacher_cache_save(t->cache, d) : QNET_OK;
 }
 
 qnet_status qnet_teacher_classes(qnet_teacher *t, const uint8_t *images, int32_t *classes,

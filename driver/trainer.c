@@ -274,7 +274,7 @@ static qnet_status save(void *ctx, const char *path, qnet_diag *d) {
     status = qnet_out_of_memory(d);
   if (status == QNET_OK) status = qnet_tensor_file_write(&f, path, d);
   qnet_tensor_file_free(&f);
-  return status;
+  return status == QNET_OK && t->teacher ? qnet_teacher_save(t->teacher, d) : status;
 }
 
 /* ---- checkpoints: the state symbols of @step, and what is not in symbols ----------------------*/

@@ -104,6 +104,10 @@ static qnet_status check_what(const qnet_session *s, const qnet_program *p,
     return qnet_error_in(s->diag, "qnetc",
                          "--map says what the layers of a weights file are called, but none is "
                          "read; add --init= or --distill=");
+  if (s->options.distill_cache && s->options.distill_count == 0 && !s->options.no_labels)
+    return qnet_error_in(s->diag, "qnetc",
+                         "--distill-cache keeps what a network answers that is followed; add "
+                         "--distill=F32.safetensors");
   if (!what || strcmp(what, "all") == 0) return QNET_OK;
   if (strcmp(what, "quantizers") == 0) return check_quantizers_alone(s, p, stages);
   return qnet_error_in(s->diag, "qnetc", "--train takes 'all' or 'quantizers', not '%s'", what);

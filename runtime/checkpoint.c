@@ -1,6 +1,5 @@
 /* Writing and reading checkpoints. */
 #include "runtime/checkpoint.h"
-#include "support/hash.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -15,26 +14,6 @@
 #define METRICS  "run.metrics"
 
 static const char version[] = "1";
-
-/* ---- checksum ---------------------------------------------------------------------------------
- */
-
-/* Of all metadata but itself, and of all tensors. */
-static void checksum(const qnet_tensor_file *f, char out[17]) {
-  uint64_t h = QNET_HASH_START;
-  for (size_t i = 0; i < f->meta_count; i++) {
-    if (strcmp(f->meta[2 * i], CHECKSUM) == 0) continue;
-    h = qnet_content_hash_text(h, f->meta[2 * i]);
-    h = qnet_content_hash_text(h, f->meta[2 * i + 1]);
-  }
-  for (size_t i = 0; i < f->count; i++) {
-    const qnet_blob *b = f->entry[i].blob;
-    h = qnet_content_hash_text(h, f->entry[i].name);
-    h = qnet_content_hash(h, b->dim, sizeof *b->dim * (size_t)b->rank);
-    h = qnet_content_hash(h, b->data, b->bytes);
-  }
-  snprintf(out, 17, "%016" PRIx64, h);
-}
 
 /* ---- the position -----------------------------------------------------------------------------
  */
@@ -141,8 +120,8 @@ static qnet_status put_run(qnet_tensor_file *f, const qnet_train_options *o,
   QNET_TRY(put_fields(f, o));
   QNET_TRY(put_position(f, at));
   QNET_TRY(put_metrics(f, metrics));
-  char sum[17];
-  checksum(f, sum);
+  char sum[QNET_CHECKSUM_SIZE];
+  qnet_tensor_file_checksum(f, CHECKSUM, sum);
   return qnet_tensor_file_set_meta(f, CHECKSUM, sum);
 }
 
@@ -172,8 +151,8 @@ static qnet_status read_whole(qnet_tensor_file *f, const char *path, qnet_run_po
   if (strcmp(made, version) != 0)
     return qnet_error_in(d, path, "a checkpoint of version %s; this qnetc reads version %s", made,
                          version);
-  char now[17];
-  checksum(f, now);
+  char now[QNET_CHECKSUM_SIZE];
+  qnet_tensor_file_checksum(f, CHECKSUM, now);
   const qnet_blob *metrics = qnet_tensor_file_find(f, METRICS);
   if (strcmp(sum, now) != 0 || !get_position(f, at) || !metrics || metrics->dtype != QNET_U8)
     return qnet_error_in(d, path, "the checkpoint is damaged: its checksum does not fit");

@@ -6,6 +6,7 @@
 #include "runtime/safetensors.h"
 #include "runtime/safetensors_internal.h"
 #include "support/file.h"
+#include "support/hash.h"
 #include "support/strbuf.h"
 
 #include <inttypes.h>
@@ -234,4 +235,23 @@ qnet_status qnet_tensor_file_replace(const qnet_tensor_file *f, const char *path
 
 qnet_status qnet_tensor_file_write(const qnet_tensor_file *f, const char *path, qnet_diag *d) {
   return qnet_tensor_file_replace(f, path, NULL, d);
+}
+
+/* ---- checksum ---------------------------------------------------------------------------------*/
+
+void qnet_tensor_file_checksum(const qnet_tensor_file *f, const char *own_key,
+                               char out[QNET_CHECKSUM_SIZE]) {
+  uint64_t h = QNET_HASH_START;
+  for (size_t i = 0; i < f->meta_count; i++) {
+    if (strcmp(f->meta[2 * i], own_key) == 0) continue;
+    h = qnet_content_hash_text(h, f->meta[2 * i]);
+    h = qnet_content_hash_text(h, f->meta[2 * i + 1]);
+  }
+  for (size_t i = 0; i < f->count; i++) {
+    const qnet_blob *b = f->entry[i].blob;
+    h = qnet_content_hash_text(h, f->entry[i].name);
+    h = qnet_content_hash(h, b->dim, sizeof *b->dim * (size_t)b->rank);
+    h = qnet_content_hash(h, b->data, b->bytes);
+  }
+  snprintf(out, QNET_CHECKSUM_SIZE, "%016" PRIx64, h);
 }

@@ -39,4 +39,9 @@ qnet_status qnet_tensor_file_set(qnet_tensor_file *f, const char *name, qnet_blo
 const char *qnet_tensor_file_meta(const qnet_tensor_file *f, const char *key); /* or NULL */
 qnet_status qnet_tensor_file_set_meta(qnet_tensor_file *f, const char *key, const char *value);
 
+enum { QNET_CHECKSUM_SIZE = 17 }; /* 16 hexadecimal digits and the NUL */
+/* Of all metadata but that of `own_key`, and of all tensors with their names and shapes. */
+void qnet_tensor_file_checksum(const qnet_tensor_file *f, const char *own_key,
+                               char out[QNET_CHECKSUM_SIZE]);
+
 #endif

@@ -407,6 +407,79 @@ static void test_teachers(void **state) {
   free(reports);
 }
 
+static void cut_file(const char *name, long bytes) {
+  assert_int_equal(truncate(in_directory(name), bytes), 0);
+}
+
+static void same_file(const char *name, const char *other) {
+  char command[1500], path[700];
+  snprintf(path, sizeof path, "%s", in_directory(name));
+  snprintf(command, sizeof command, "cmp -s %s %s", path, in_directory(other));
+  if (system(command) != 0) fail_msg("%s and %s differ", name, other);
+}
+
+/* Doubles all answers of answers.safetensors. */
+static void change_answers(void) {
+  qnet_tensor_file f;
+  test_open("answers", &f);
+  qnet_blob *logits = qnet_tensor_file_find(&f, "logits");
+  for (int64_t i = 0; i < qnet_blob_elements(logits); i++)
+    ((float *)logits->data)[i] *= 2;
+  char sum[QNET_CHECKSUM_SIZE];
+  qnet_tensor_file_checksum(&f, "checksum", sum);
+  assert_int_equal(qnet_tensor_file_set_meta(&f, "checksum", sum), QNET_OK);
+  assert_int_equal(qnet_tensor_file_write(&f, in_directory("answers.safetensors"), NULL), QNET_OK);
+  qnet_tensor_file_free(&f);
+}
+
+#define CACHED "--distill=@/f32.safetensors --distill-cache=@/answers.safetensors"
+
+/* Answers that are kept change nothing, and are what is used: of a second method with no new ones.
+ */
+static void test_kept_answers(void **state) {
+  (void)state;
+  prepare_f32();
+  test_write_net("quantize lqnets(weights = 2, activations = 2) except first, last",
+                 "epochs = 2  augment = crop(pad = 1), flip");
+  test_must_train("waves", "a", "--distill=@/f32.safetensors");
+  test_must_train("waves", "b", "--distill=@/f32.safetensors --quantizer=lsq");
+  test_must_train("waves", "kept", CACHED);
+  same_file("a.safetensors", "kept.safetensors");
+  test_must_train("waves", "first", "--distill=@/f32.safetensors --distill-cache=@/first.answers");
+  same_file("answers.safetensors", "first.answers");
+  test_must_train("waves", "kept", CACHED " --quantizer=lsq");
+  same_file("b.safetensors", "kept.safetensors");
+  same_file("answers.safetensors", "first.answers");
+  change_answers();
+  char b[MAX_METRICS], changed[MAX_METRICS];
+  test_must_train("waves", "kept", CACHED " --quantizer=lsq");
+  read_metrics("b", b);
+  read_metrics("kept", changed);
+  assert_string_not_equal(b, changed);
+}
+
+/* Damage costs time only; what cannot be right is refused before the training. */
+static void test_kept_answers_refused(void **state) {
+  (void)state;
+  prepare_f32();
+  test_write_net("quantize lqnets(weights = 2, activations = 2) except first, last", "epochs = 1");
+  test_must_train("waves", "a", CACHED);
+  cut_file("answers.safetensors", 5000);
+  char *reports;
+  assert_int_equal(test_train("waves", "b", CACHED, &reports), QNET_OK);
+  assert_non_null(strstr(reports, "answers.safetensors: warning: not a whole file"));
+  free(reports);
+  same_file("a.safetensors", "b.safetensors");
+  test_must_fail("waves", "--distill=@/a.safetensors --distill-cache=@/answers.safetensors",
+                 "answers of another network", "with --distill-cache");
+  test_must_fail("waves", CACHED " --threads=2", "answers of another network", "2 threads");
+  test_must_fail("waves", "--distill=@/f32.safetensors --distill-cache=@/none/answers",
+                 "none/answers: error:", "No such file");
+  test_must_fail("waves", "--distill-cache=@/answers.safetensors", "add --distill=", "error");
+  test_write_net("", "epochs = 1  distill = features");
+  test_must_fail("waves", CACHED, "net.qnet:11:", "features are not kept");
+}
+
 static void test_teachers_refused(void **state) {
   (void)state;
   static const char other[] = "--distill=@/other.qnet:@/other.safetensors";
@@ -449,11 +522,12 @@ static void test_no_memory(void **state) {
       "--epochs=1 --limit=32",
       "--init=@/f32.safetensors --distill=@/f32.safetensors --epochs=1 --limit=32",
       "--init=@/f32.safetensors --no-labels --train=quantizers --epochs=1 --limit=32",
-      "--distill=@/f32.safetensors --distill=@/net.qnet:@/f32.safetensors --epochs=1 --limit=32"};
+      "--distill=@/f32.safetensors --distill=@/net.qnet:@/f32.safetensors --epochs=1 --limit=32",
+      CACHED " --epochs=1 --limit=32"};
   for (int i = 0; i < COUNT(options); i++) {
     test_write_net("quantize qil(weights = 2, activations = 2) except first, last",
                    i == 0   ? "bits = progressive(32, 2)"
-                   : i == 3 ? ""
+                   : i >= 3 ? ""
                             : "distill = features");
     if (i == 0) test_must_train("waves", "f32", "--quantizer=none --epochs=1 --limit=32");
     const uint64_t count = train_failing("waves", options[i], 0);
@@ -480,6 +554,8 @@ int main(void) {
       cmocka_unit_test_setup(test_features, prepare),
       cmocka_unit_test_setup(test_teachers, prepare),
       cmocka_unit_test_setup(test_teachers_refused, prepare),
+      cmocka_unit_test_setup(test_kept_answers, prepare),
+      cmocka_unit_test_setup(test_kept_answers_refused, prepare),
       cmocka_unit_test_setup(test_no_memory, prepare),
   };
   return cmocka_run_group_tests(tests, make_directory, remove_directory);
