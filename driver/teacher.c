@@ -24,7 +24,7 @@ typedef struct label_room {
 typedef struct network {
   qnet_module *module;
   qnet_plan *plan;
-  uint64_t hash; /* of the source, if it is another one, and the weights */
+  uint64_t hash; /* of source and weights */
 } network;
 
 struct qnet_teacher {
@@ -33,6 +33,7 @@ struct qnet_teacher {
   int count;
   qnet_blob *answer; /* the mean of the logits of more than one, or the cache's; or NULL */
   qnet_teacher_cache *cache;
+  const char *cache_path; /* borrowed */
 };
 
 /* One --distill, "[NET.qnet:]W.safetensors". */
@@ -124,13 +125,13 @@ static qnet_status open_module(qnet_session *s, const qnet_program *p, const cho
   qnet_program other;
   QNET_TRY(qnet_session_other_program(s, c->source, &other));
   n->module = other.module;
-  QNET_TRY(check_other(p->module, n->module, c->source, s->diag));
-  return hash_source(n->module, s->allocator, &n->hash, s->diag);
+  return check_other(p->module, n->module, c->source, s->diag);
 }
 
 static qnet_status add(qnet_session *s, const qnet_program *p, const choice *c, qnet_teacher *t) {
   network *n = &t->network[t->count++];
   QNET_TRY(open_module(s, p, c, n));
+  QNET_TRY(hash_source(n->module, s->allocator, &n->hash, s->diag));
   QNET_TRY(load(s, n->module, c));
   const uint64_t weights = qnet_state_hash(n->module);
   n->hash = qnet_content_hash(n->hash, &weights, sizeof weights);
@@ -163,10 +164,10 @@ static qnet_status open_cache(const qnet_session *s, const qnet_program *p, qnet
   if (p->recipe.feature_weight > 0)
     return qnet_error(s->diag, p->recipe.distill_loc,
                       "features are not kept: leave --distill-cache out, or follow logits only");
+  t->cache_path = s->options.distill_cache;
   snprintf(maker, sizeof maker, "%016" PRIx64 ", %d threads, %s", qnet_teacher_hash(t),
            qnet_parallel_threads(), qnet_plan_isa());
-  return qnet_teacher_cache_open(t->allocator, s->options.distill_cache, maker, t->answer,
-                                 &t->cache, s->diag);
+  return qnet_teacher_cache_open(t->allocator, t->cache_path, maker, t->answer, &t->cache, s->diag);
 }
 
 static qnet_status prepare(qnet_session *s, const qnet_program *p, const char *const *texts,
@@ -261,7 +262,14 @@ qnet_blob *qnet_teacher_output(qnet_teacher *t, int index) {
 }
 
 qnet_status qnet_teacher_save(qnet_teacher *t, qnet_diag *d) {
-  return t->cache ? qnet_teacher_cache_save(t->cache, d) : QNET_OK;
+  if (!t->cache) return QNET_OK;
+  const qnet_status status = qnet_teacher_cache_save(t->cache, NULL);
+  if (status == QNET_OK || status == QNET_NO_MEMORY)
+    return status == QNET_OK ? QNET_OK : qnet_out_of_memory(d);
+  qnet_warning_in(d, t->cache_path, "the answers could not be saved; training goes on without");
+  qnet_teacher_cache_close(t->cache);
+  t->cache = NULL;
+  return QNET_OK;
 }
 
 qnet_status qnet_teacher_classes(qnet_teacher *t, const uint8_t *images, int32_t *classes,

@@ -12,8 +12,8 @@ typedef struct qnet_teacher qnet_teacher;
  * source, with the weights named there (with --no-labels and no --distill: the first, with those of
  * --init), for batches as the recipe has them. *out is NULL when there is none. Networks of other
  * images or classes are an error, and so are several, or another one, where the recipe has features
- * followed; these go with no --distill-cache either. Weights that a quantizer was trained with
- * bring a warning. */
+ * followed. With --distill-cache answers are kept, of logits only: features are an error. Weights
+ * that a quantizer was trained with bring a warning. */
 qnet_status qnet_teacher_create(qnet_session *s, const qnet_program *p, qnet_teacher **out);
 void qnet_teacher_destroy(qnet_teacher *t); /* NULL is fine */
 /* The logits for a batch [batch, classes]; borrowed until the next call. */
@@ -27,9 +27,10 @@ qnet_status qnet_teacher_classes(qnet_teacher *t, const uint8_t *images, int32_t
                                  qnet_diag *d);
 /* Makes these classes the labels of a set. */
 qnet_status qnet_teacher_label(qnet_teacher *t, qnet_dataset *set, qnet_diag *d);
-/* Writes what is new for --distill-cache, if it is given. */
+/* Writes what is new for --distill-cache, if it is given. A disk that is full is a warning, and the
+ * end of keeping: training needs no such file. */
 qnet_status qnet_teacher_save(qnet_teacher *t, qnet_diag *d);
-/* Of all weights, and of the sources of other networks. */
+/* Of all sources and weights. */
 uint64_t qnet_teacher_hash(const qnet_teacher *t);
 
 #endif

@@ -95,10 +95,10 @@ static bool is_whole(const qnet_tensor_file *f) {
 
 static qnet_status take(qnet_teacher_cache *c, const qnet_tensor_file *f, qnet_diag *d) {
   const char *maker = qnet_tensor_file_meta(f, maker_key);
-  if (!is_whole(f) || !maker) {
-    qnet_warning_in(d, c->path, "not a whole file of a network's answers; they are made anew");
-    return QNET_OK;
-  }
+  if (!is_whole(f) || !maker)
+    return qnet_error_in(d, c->path,
+                         "not a whole file of a network's answers: remove it, or name another one "
+                         "with --distill-cache");
   qnet_blob *hash = qnet_tensor_file_find(f, hash_name);
   qnet_blob *logits = qnet_tensor_file_find(f, logits_name);
   if (strcmp(maker, c->maker) != 0 || logits->dim[1] != c->batch || logits->dim[2] != c->classes)
@@ -117,11 +117,8 @@ static qnet_status take(qnet_teacher_cache *c, const qnet_tensor_file *f, qnet_d
 static qnet_status read_file(qnet_teacher_cache *c, qnet_diag *d) {
   qnet_tensor_file f;
   qnet_tensor_file_init(&f, c->allocator);
-  qnet_status status = qnet_tensor_file_read(&f, c->path, NULL);
-  if (status == QNET_NO_MEMORY)
-    status = qnet_out_of_memory(d);
-  else
-    status = take(c, &f, d);
+  qnet_status status = qnet_tensor_file_read(&f, c->path, d);
+  if (status == QNET_OK) status = take(c, &f, d);
   qnet_tensor_file_free(&f);
   return status;
 }

@@ -13,8 +13,8 @@ typedef struct qnet_teacher_cache qnet_teacher_cache;
 
 /* Reads the file, or begins an empty one (a place that cannot be written is an error at once).
  * `maker` names the networks and all else that the bits of an answer depend on: a file of other
- * networks, or of other batches or classes than `logits` [batch, classes], is an error. One that is
- * damaged is begun anew, with a warning. `path` is borrowed. */
+ * networks, or of other batches or classes than `logits` [batch, classes], is an error, and so is
+ * one that is damaged or something else: it could be worth keeping. `path` is borrowed. */
 qnet_status qnet_teacher_cache_open(const qnet_allocator *a, const char *path, const char *maker,
                                     const qnet_blob *logits, qnet_teacher_cache **out,
                                     qnet_diag *d);

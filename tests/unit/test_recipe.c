@@ -1,5 +1,8 @@
 /* Settings of the recipe have the effect that docs/language.md says. */
 #include "tests/unit/recipe_test.h"
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 static int prepare(void **state) {
   clear_directory(state);
@@ -407,10 +410,6 @@ static void test_teachers(void **state) {
   free(reports);
 }
 
-static void cut_file(const char *name, long bytes) {
-  assert_int_equal(truncate(in_directory(name), bytes), 0);
-}
-
 static void same_file(const char *name, const char *other) {
   char command[1500], path[700];
   snprintf(path, sizeof path, "%s", in_directory(name));
@@ -418,8 +417,20 @@ static void same_file(const char *name, const char *other) {
   if (system(command) != 0) fail_msg("%s and %s differ", name, other);
 }
 
-/* Doubles all answers of answers.safetensors. */
-static void change_answers(void) {
+/* All files of a run. */
+static void same_run(const char *run, const char *other) {
+  static const char *const ends[] = {".safetensors", ".best.safetensors", ".metrics.jsonl",
+                                     ".ckpt"};
+  for (int i = 0; i < COUNT(ends); i++) {
+    char name[64], with[64];
+    snprintf(name, sizeof name, "%s%s", run, ends[i]);
+    snprintf(with, sizeof with, "%s%s", other, ends[i]);
+    same_file(name, with);
+  }
+}
+
+/* Doubles all answers of a file; the checksum follows unless `broken`. */
+static void change_answers(bool broken) {
   qnet_tensor_file f;
   test_open("answers", &f);
   qnet_blob *logits = qnet_tensor_file_find(&f, "logits");
@@ -427,12 +438,13 @@ static void change_answers(void) {
     ((float *)logits->data)[i] *= 2;
   char sum[QNET_CHECKSUM_SIZE];
   qnet_tensor_file_checksum(&f, "checksum", sum);
-  assert_int_equal(qnet_tensor_file_set_meta(&f, "checksum", sum), QNET_OK);
+  if (!broken) assert_int_equal(qnet_tensor_file_set_meta(&f, "checksum", sum), QNET_OK);
   assert_int_equal(qnet_tensor_file_write(&f, in_directory("answers.safetensors"), NULL), QNET_OK);
   qnet_tensor_file_free(&f);
 }
 
-#define CACHED "--distill=@/f32.safetensors --distill-cache=@/answers.safetensors"
+#define KEPT   "--distill-cache=@/answers.safetensors"
+#define CACHED "--distill=@/f32.safetensors " KEPT
 
 /* Answers that are kept change nothing, and are what is used: of a second method with no new ones.
  */
@@ -444,13 +456,13 @@ static void test_kept_answers(void **state) {
   test_must_train("waves", "a", "--distill=@/f32.safetensors");
   test_must_train("waves", "b", "--distill=@/f32.safetensors --quantizer=lsq");
   test_must_train("waves", "kept", CACHED);
-  same_file("a.safetensors", "kept.safetensors");
+  same_run("a", "kept");
   test_must_train("waves", "first", "--distill=@/f32.safetensors --distill-cache=@/first.answers");
   same_file("answers.safetensors", "first.answers");
   test_must_train("waves", "kept", CACHED " --quantizer=lsq");
-  same_file("b.safetensors", "kept.safetensors");
+  same_run("b", "kept");
   same_file("answers.safetensors", "first.answers");
-  change_answers();
+  change_answers(false);
   char b[MAX_METRICS], changed[MAX_METRICS];
   test_must_train("waves", "kept", CACHED " --quantizer=lsq");
   read_metrics("b", b);
@@ -458,26 +470,72 @@ static void test_kept_answers(void **state) {
   assert_string_not_equal(b, changed);
 }
 
-/* Damage costs time only; what cannot be right is refused before the training. */
+/* Also where answers take the place of labels. */
+static void test_kept_labels(void **state) {
+  (void)state;
+  static const char options[] =
+      "--init=@/f32.safetensors --no-labels --train=quantizers --epochs=2";
+  char command[200];
+  prepare_f32();
+  test_write_net("quantize qil(weights = 2, activations = 2) except first, last", "");
+  test_must_train("waves", "a", options);
+  snprintf(command, sizeof command, "%s " KEPT, options);
+  for (int i = 0; i < 2; i++) {
+    test_must_train("waves", "kept", command);
+    same_run("a", "kept");
+  }
+}
+
+/* Damage and files of something else are refused before the training, and stay as they are. */
 static void test_kept_answers_refused(void **state) {
   (void)state;
+  static const char not_whole[] = "not a whole file of a network's answers";
   prepare_f32();
   test_write_net("quantize lqnets(weights = 2, activations = 2) except first, last", "epochs = 1");
   test_must_train("waves", "a", CACHED);
-  cut_file("answers.safetensors", 5000);
-  char *reports;
-  assert_int_equal(test_train("waves", "b", CACHED, &reports), QNET_OK);
-  assert_non_null(strstr(reports, "answers.safetensors: warning: not a whole file"));
-  free(reports);
-  same_file("a.safetensors", "b.safetensors");
-  test_must_fail("waves", "--distill=@/a.safetensors --distill-cache=@/answers.safetensors",
-                 "answers of another network", "with --distill-cache");
+  test_must_fail("waves", "--distill=@/a.safetensors " KEPT, "answers of another network",
+                 "with --distill-cache");
   test_must_fail("waves", CACHED " --threads=2", "answers of another network", "2 threads");
+  test_must_train("waves", "copy", "--quantizer=none --epochs=1");
+  test_must_train("waves", "same", "--quantizer=none --epochs=1");
+  test_must_fail("waves", "--distill=@/f32.safetensors --distill-cache=@/copy.safetensors",
+                 not_whole, "remove it");
+  same_file("copy.safetensors", "same.safetensors");
+  change_answers(true);
+  test_must_fail("waves", CACHED, not_whole, "answers.safetensors: error");
+  assert_int_equal(truncate(in_directory("answers.safetensors"), 2000), 0);
+  test_must_fail("waves", CACHED, "answers.safetensors: error", "");
   test_must_fail("waves", "--distill=@/f32.safetensors --distill-cache=@/none/answers",
                  "none/answers: error:", "No such file");
-  test_must_fail("waves", "--distill-cache=@/answers.safetensors", "add --distill=", "error");
+  test_must_fail("waves", KEPT, "add --distill=", "error");
   test_write_net("", "epochs = 1  distill = features");
   test_must_fail("waves", CACHED, "net.qnet:11:", "features are not kept");
+}
+
+/* The file of answers outgrows the disk before the checkpoint does: training goes on without. */
+static void test_kept_answers_of_full_disk(void **state) {
+  (void)state;
+  prepare_f32();
+  test_write_net("quantize lqnets(weights = 2, activations = 2) except first, last", "epochs = 16");
+  test_must_train("waves", "a", "--distill=@/f32.safetensors");
+  struct stat checkpoint, answers;
+  assert_int_equal(stat(in_directory("a.ckpt"), &checkpoint), 0);
+  char *reports;
+  struct rlimit limit, none;
+  assert_int_equal(getrlimit(RLIMIT_FSIZE, &none), 0);
+  limit = none;
+  limit.rlim_cur = (rlim_t)checkpoint.st_size + 1;
+  assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  const qnet_status status = test_train("waves", "kept", CACHED, &reports);
+  assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+  if (status != QNET_OK || strstr(reports, "training goes on without") == NULL)
+    fail_msg("status %d\n%s", (int)status, reports);
+  free(reports);
+  same_run("a", "kept");
+  assert_int_equal(stat(in_directory("answers.safetensors"), &answers), 0);
+  assert_true(answers.st_size > 0 && answers.st_size <= checkpoint.st_size);
+  test_must_train("waves", "kept", CACHED); /* what was saved is whole */
+  same_run("a", "kept");
 }
 
 static void test_teachers_refused(void **state) {
@@ -515,6 +573,26 @@ static uint64_t train_failing(const char *set, const char *options, uint64_t n) 
   return f.count;
 }
 
+/* A run that memory ended goes on with what it kept. */
+static void test_interrupted_with_answers(void **state) {
+  (void)state;
+  prepare_f32();
+  test_write_net("quantize lqnets(weights = 2, activations = 2) except first, last", "epochs = 3");
+  test_must_train("waves", "whole", "--distill=@/f32.safetensors");
+  const uint64_t count = train_failing("waves", CACHED, 0);
+  assert_int_equal(unlink(in_directory("answers.safetensors")), 0);
+  int begun = 0;
+  for (uint64_t k = 4; k < 8; k++) {
+    unlink(in_directory("memory.ckpt"));
+    unlink(in_directory("memory.ckpt.prev"));
+    train_failing("waves", CACHED, count * k / 8 / 2 * 2);
+    begun += access(in_directory("memory.ckpt"), F_OK) == 0;
+    test_must_train("waves", "memory", CACHED " --resume");
+    same_run("whole", "memory");
+  }
+  assert_true(begun > 0);
+}
+
 /* Stages, teacher and statistics without memory at some twenty places each. */
 static void test_no_memory(void **state) {
   (void)state;
@@ -531,12 +609,15 @@ static void test_no_memory(void **state) {
                             : "distill = features");
     if (i == 0) test_must_train("waves", "f32", "--quantizer=none --epochs=1 --limit=32");
     const uint64_t count = train_failing("waves", options[i], 0);
-    for (uint64_t n = 7; n <= count; n += 1 + count / 20)
+    for (uint64_t n = 7; n <= count; n += 1 + count / 20) {
+      unlink(in_directory("answers.safetensors"));
       train_failing("waves", options[i], n);
+    }
   }
 }
 
 int main(void) {
+  signal(SIGXFSZ, SIG_IGN);
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup(test_quantizer_rate, prepare),
       cmocka_unit_test_setup(test_rate_without_gradient, prepare),
@@ -555,6 +636,9 @@ int main(void) {
       cmocka_unit_test_setup(test_teachers, prepare),
       cmocka_unit_test_setup(test_teachers_refused, prepare),
       cmocka_unit_test_setup(test_kept_answers, prepare),
+      cmocka_unit_test_setup(test_kept_labels, prepare),
+      cmocka_unit_test_setup(test_kept_answers_of_full_disk, prepare),
+      cmocka_unit_test_setup(test_interrupted_with_answers, prepare),
       cmocka_unit_test_setup(test_kept_answers_refused, prepare),
       cmocka_unit_test_setup(test_no_memory, prepare),
   };
