@@ -1,9 +1,10 @@
 #!/bin/sh
 # Top-1 of ResNet-20 on CIFAR-10 by learned quantizer: fine-tunes a network from its f32 weights,
-# every method by one recipe, packs the result and lets the JIT count on all test images.
+# every method by one recipe, following the mean of the f32 networks in examples/, packs the result and
+# lets the JIT count on all test images.
 # usage: bench/accuracy.sh [METHOD:BITS ...]    default: four methods at 2 bits, two at 3
-# A run takes about half an hour on two quiet cores; one that was stopped goes on where it was.
-# Results stay in build/accuracy (remove it to start over). Needs scripts/get-cifar10.sh.
+# A run takes half an hour on two quiet cores, the first one a quarter longer; one that was stopped goes
+# on where it was. Results stay in build/accuracy (remove it to start over). Needs scripts/get-cifar10.sh.
 # Others by environment: QNETC, the program; NET, the network, and F32, its f32 weights; OUT, the
 # directory, one for each network; RECIPE.
 set -eu
@@ -12,7 +13,13 @@ qnetc=${QNETC:-build/bin/qnetc}
 net=${NET:-examples/resnet20.qnet}
 f32=${F32:-${net%.qnet}-f32.safetensors}
 out=${OUT:-build/accuracy/$(basename "$net" .qnet)}
-default="--epochs=20 --lr=0.05 -D warmup=1 -D quantizer_lr=0.1 --distill=$f32"
+teachers=""
+for weights in examples/*-f32.safetensors; do
+  teachers="$teachers --distill=${weights%-f32.safetensors}.qnet:$weights"
+done
+# All methods see the same batches: what the networks followed say of them is computed once.
+default="--epochs=20 --lr=0.05 -D warmup=1 -D quantizer_lr=0.1 -D follow=0.9$teachers
+  --distill-cache=$out/answers.safetensors"
 recipe=${RECIPE:-$default}
 
 name_of() { echo "${1%%:*}-w${1##*:}a${1##*:}"; }
@@ -21,12 +28,16 @@ field() { sed -n "s/.*\"$2\": *\([0-9.]*\).*/\1/p" "$1"; }
 
 train() {
   name=$(name_of "$1")
-  [ ! -f "$out/$name.done" ] || return 0
+  if [ -f "$out/$name.done" ]; then
+    [ "$(cat "$out/$name.done")" = "$recipe" ] && return 0
+    echo "$out/$name.done: made by another recipe, $(cat "$out/$name.done"); remove it, or set OUT" >&2
+    exit 1
+  fi
   echo "$name"
   # shellcheck disable=SC2046,SC2086
   $qnetc train $net --data=cifar10 --init="$f32" $recipe $(options_of "$1") --checkpoint-steps=100 \
     --resume -o "$out/$name.safetensors"
-  touch "$out/$name.done"
+  echo "$recipe" >"$out/$name.done"
 }
 
 # evaluate RUN ENGINE WEIGHTS: its predictions and report
@@ -59,7 +70,7 @@ for run in "$@"; do
 done
 
 echo
-echo "$(basename "$net" .qnet), CIFAR-10, 10000 test images; $recipe"
+echo "$(basename "$net" .qnet), CIFAR-10, 10000 test images;" $recipe
 printf '%-14s %10s %10s %11s %16s %13s\n' run "last epoch" "best epoch" "packed, JIT" \
   "images differing" "packed bytes"
 for run in "$@"; do
