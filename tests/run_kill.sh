@@ -36,11 +36,13 @@ train() {
 }
 train_prefix=""
 settings="--data=data --frozen-epochs=2 --checkpoint-steps=7 --threads=1"
-same() { # same NAME: all files are those of the undisturbed run
-  for same_end in safetensors best.safetensors metrics.jsonl ckpt; do
-    cmp "$1.$same_end" "whole.$same_end" || return 1
+as() { # as NAME OTHER: all files of one run are those of the other
+  for as_end in safetensors best.safetensors metrics.jsonl ckpt; do
+    cmp "$1.$as_end" "$2.$as_end" || return 1
   done
-  [ -z "$(find . -name "$1.*.tmp-*")" ]
+}
+same() { # same NAME: as those of the undisturbed run, and nothing is left behind
+  as "$1" whole && [ -z "$(find . -name "$1.*.tmp-*")" ]
 }
 # disturb NAME SIGNAL MILLISECONDS [OPTION...]: starts training, sends the signal; $status is its end.
 disturb() {
@@ -208,31 +210,53 @@ for lines in 0 1 2 3 4; do
   wait $pid 2>/dev/null
 done
 check stages-resumed stages q --resume
-for end in safetensors best.safetensors metrics.jsonl ckpt; do
-  check "stages-$end" cmp p.$end q.$end
-done
+check stages-same as p q
 check other-stages fails 1 "list of stages is 32 x 2, 3/3 x 1, 2/2 x 2" stages q --resume --epochs=2
 
 # ---- with a teacher, and with Adam ----------------------------------------------------------------
+# broken NAME SIGNAL COMMAND...: the command is sent the signal as soon as it has a checkpoint.
+broken() {
+  broken_name=$1
+  broken_signal=$2
+  shift 2
+  rm -f "$broken_name".*
+  (exec "$@") >/dev/null 2>&1 &
+  broken_pid=$!
+  while [ ! -e "$broken_name.ckpt" ] && kill -0 $broken_pid 2>/dev/null; do sleep 0.005; done
+  kill "-$broken_signal" $broken_pid
+  wait $broken_pid 2>/dev/null
+  [ $? != 0 ] && [ -e "$broken_name.ckpt" ]
+}
 sed 's/sgd(.*)$/adam(lr = 0.01)  schedule = linear  warmup = 1 distill = features/' small.qnet >adam.qnet
-settings="--data=data --threads=1 --init=whole.safetensors --distill=whole.safetensors"
+settings="--data=data --threads=1 --checkpoint-steps=3 --init=whole.safetensors --distill=whole.safetensors"
 check adam-distilled $qnetc train adam.qnet $settings -o t.safetensors
-(exec timeout -s TERM 0.2 $qnetc train adam.qnet $settings -o u.safetensors) >/dev/null 2>&1
+check adam-distilled-stops broken u TERM $qnetc train adam.qnet $settings -o u.safetensors
 check adam-distilled-resumes $qnetc train adam.qnet $settings -o u.safetensors --resume
-for end in safetensors best.safetensors metrics.jsonl ckpt; do check "adam-$end" cmp t.$end u.$end; done
+check adam-distilled-same as t u
 check other-teacher fails 1 "teacher" $qnetc train adam.qnet --data=data --threads=1 \
   --init=whole.safetensors -o u.safetensors --resume
 check no-teacher fails 1 "missing.safetensors" $qnetc train adam.qnet --data=data \
   --distill=missing.safetensors -o v.safetensors
+
+# ---- two threads, and answers that are kept -------------------------------------------------------
+settings="--data=data --threads=2 --init=whole.safetensors --distill=whole.safetensors"
+check two-threads $qnetc train small.qnet $settings -o two.safetensors
+for n in 1 2 3; do
+  check two-threads-killed-$n broken kept KILL $qnetc train small.qnet $settings -o kept.safetensors \
+    --distill-cache=answers --checkpoint-steps=$((9 * n))
+  check two-threads-resumed-$n $qnetc train small.qnet $settings -o kept.safetensors \
+    --distill-cache=answers --resume
+  check two-threads-same-$n as two kept
+done
 
 # ---- quantizers alone, on the images of another set without labels ---------------------------------
 mkdir foreign
 cp data/*images* foreign
 settings="--data=foreign --threads=1 --init=whole.safetensors --train=quantizers --no-labels --epochs=3"
 check alone $qnetc train small.qnet $settings -o m.safetensors
-(exec timeout -s KILL 0.2 $qnetc train small.qnet $settings -o n.safetensors) >/dev/null 2>&1
+check alone-killed broken n KILL $qnetc train small.qnet $settings -o n.safetensors --checkpoint-steps=3
 check alone-resumed $qnetc train small.qnet $settings -o n.safetensors --resume
-for end in safetensors best.safetensors metrics.jsonl ckpt; do check "alone-$end" cmp m.$end n.$end; done
+check alone-same as m n
 check other-choice fails 1 "choice of what learns is quantizers, here it is all" $qnetc train \
   small.qnet $settings --train=all -o n.safetensors --resume
 check needs-labels fails 1 "holds no train-labels" $qnetc train small.qnet --data=foreign -o o.safetensors
