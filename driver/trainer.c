@@ -101,17 +101,23 @@ static void forget_statistics(qnet_trainer *t) {
   t->statistics = NULL;
 }
 
-static void close_stage(qnet_trainer *t) {
+/* All but the program of the stage. */
+static void close_step(qnet_trainer *t) {
   forget_predictor(t);
   forget_statistics(t);
   if (t->plan) qnet_plan_destroy(t->plan);
   qnet_quantizer_sites_free(&t->sites);
   qnet_module_destroy(t->step);
-  qnet_module_destroy(t->now.module);
   t->plan = NULL;
-  t->step = t->now.module = NULL;
+  t->step = NULL;
   t->frozen = false;
   t->stage = -1;
+}
+
+static void close_stage(qnet_trainer *t) {
+  close_step(t);
+  qnet_module_destroy(t->now.module);
+  t->now.module = NULL;
 }
 
 /* Do the quantizers of a stage come to weights that were trained before? */
@@ -119,16 +125,25 @@ static bool is_fitted(const qnet_trainer *t, int stage) {
   return t->now.quant.quantizer && (stage > 0 || t->session->options.init);
 }
 
-/* The present weights with the quantizers of a stage, and the step that trains them. Weights that
- * were trained before have quantizers fitted to them. */
-static qnet_status open_stage(qnet_trainer *t, int stage, qnet_diag *d) {
-  close_stage(t);
+/* The program of a stage. Weights that were trained before have quantizers fitted to them; where
+ * the same quantizers were trained in the stage before, they go on from there. */
+static qnet_status make_program(qnet_trainer *t, int stage, qnet_module *before, qnet_diag *d) {
   t->now = *t->base;
   t->now.quant = t->stages->stage[stage].quant;
   t->now.module = qnet_module_clone(t->base->module);
   if (!t->now.module) return qnet_out_of_memory(d);
   QNET_TRY(qnet_model_insert_quantizers(t->session, &t->now));
   if (is_fitted(t, stage)) QNET_TRY(qnet_refit(t->session, t->now.module, NULL));
+  return before ? qnet_quantizer_carry(before, t->now.module, t->session->allocator, d) : QNET_OK;
+}
+
+/* The present weights with the quantizers of a stage, and the step that trains them. */
+static qnet_status open_stage(qnet_trainer *t, int stage, qnet_diag *d) {
+  close_step(t);
+  qnet_module *before = t->now.module;
+  const qnet_status status = make_program(t, stage, before, d);
+  qnet_module_destroy(before);
+  QNET_TRY(status);
   QNET_TRY(make_step(t, d));
   t->stage = stage;
   qnet_session_show(t->session); /* before hours, not after */

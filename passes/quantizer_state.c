@@ -314,6 +314,39 @@ qnet_status qnet_quantizer_site_fit(qnet_quantizer_sites *s, int index, const fl
   return refresh_site(site, false, s->allocator, d);
 }
 
+static qnet_site_state *same_site(const qnet_quantizer_sites *s, const qnet_site_state *other) {
+  for (int i = 0; i < s->count; i++) {
+    qnet_site_state *site = &s->site[i];
+    if (site->quantizer == other->quantizer && strcmp(site->site.name, other->site.name) == 0)
+      return site;
+  }
+  return NULL;
+}
+
+static qnet_status carry_all(const qnet_quantizer_sites *from, qnet_quantizer_sites *to,
+                             qnet_diag *d) {
+  for (int i = 0; i < to->count; i++) {
+    qnet_site_state *site = &to->site[i], *old = same_site(from, site);
+    if (old == NULL || site->quantizer->carry == NULL) continue;
+    QNET_TRY(bind(old, from->allocator, d));
+    QNET_TRY(bind(site, to->allocator, d));
+    site->quantizer->carry(&site->site, &old->site);
+    QNET_TRY(refresh_site(site, false, to->allocator, d));
+  }
+  return QNET_OK;
+}
+
+qnet_status qnet_quantizer_carry(qnet_module *from, qnet_module *to, const qnet_allocator *a,
+                                 qnet_diag *d) {
+  qnet_quantizer_sites old, new = {0};
+  QNET_TRY(qnet_quantizer_sites_collect(from, a, &old, d));
+  qnet_status status = qnet_quantizer_sites_collect(to, a, &new, d);
+  if (status == QNET_OK) status = carry_all(&old, &new, d);
+  qnet_quantizer_sites_free(&old);
+  qnet_quantizer_sites_free(&new);
+  return status;
+}
+
 qnet_status qnet_quantizer_state_start(qnet_module *m, const qnet_op *quantize,
                                        const qnet_allocator *a, qnet_diag *d) {
   qnet_site_state s = {0};

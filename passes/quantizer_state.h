@@ -55,6 +55,11 @@ qnet_status qnet_quantizer_sites_fit_weights(qnet_quantizer_sites *s, qnet_diag 
 qnet_status qnet_quantizer_site_fit(qnet_quantizer_sites *s, int index, const float *x, int64_t n,
                                     qnet_diag *d);
 
+/* Sites of `to` that `from` has too (name, role, method), at other bits perhaps, start from what
+ * was learned there, where the method can (`carry`). Both have their parameters; tables follow. */
+qnet_status qnet_quantizer_carry(qnet_module *from, qnet_module *to, const qnet_allocator *a,
+                                 qnet_diag *d);
+
 /* The site whose levels are farthest from those it would have without `planes`, and how far: over
  * the largest level. *site NULL: no method here takes planes. The name lives with the module. */
 qnet_status qnet_quantizer_plane_distance(qnet_module *m, const qnet_allocator *a,

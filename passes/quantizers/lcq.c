@@ -363,6 +363,16 @@ static void fit(qnet_quantizer_site *s, const float *x, int64_t n) {
   if (top > 0) s->param[ALPHA] = (float)top;
 }
 
+/* Clip value and companding function are the same at all bits; mean and deviation are those of the
+ * weights. */
+static void carry(qnet_quantizer_site *to, const qnet_quantizer_site *from) {
+  to->param[ALPHA] = from->param[ALPHA];
+  for (int k = 0; k < K; k++)
+    to->param[THETA + k] = from->param[THETA + k];
+  for (int i = VELOCITY; i < QNET_LCQ_PARAMS; i++)
+    to->param[i] = 0;
+}
+
 /* ---- tables -----------------------------------------------------------------------------------*/
 
 static int levels(const qnet_quantizer_site *s, float *level) {
@@ -430,8 +440,8 @@ static bool thresholds(const qnet_quantizer_site *s, int channel, float *thresho
   .bits = {{2, 8}, {1, 8}}, .per_layer = true, .takes_planes = true, .param_count = param_count,   \
   .level_count = level_count, .init = init, .emit_forward = qnet_quantizer_emit_forward,           \
   .emit_backward = qnet_quantizer_emit_cells, .cell_count = cell_count, .cells = cells,            \
-  .moments = moments, .learn = learn, .follow = follow, .fit = fit, .levels = levels,              \
-  .freeze = freeze, .plane_distance = plane_distance, .thresholds = thresholds
+  .moments = moments, .learn = learn, .follow = follow, .fit = fit, .carry = carry,                \
+  .levels = levels, .freeze = freeze, .plane_distance = plane_distance, .thresholds = thresholds
 
 const qnet_quantizer qnet_quantizer_lcq = {
     .name = "lcq",

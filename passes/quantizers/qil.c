@@ -219,6 +219,13 @@ static void fit(qnet_quantizer_site *s, const float *x, int64_t n) {
   if (sum.yy > 0 && sum.xy > 0) s->param[OUT] = (float)(sum.xy / sum.yy);
 }
 
+/* The interval is the same at all bits. */
+static void carry(qnet_quantizer_site *to, const qnet_quantizer_site *from) {
+  for (int i = 0; i < PARAMS; i++)
+    to->param[i] = i < C_VELOCITY ? from->param[i] : 0;
+  if (!learns_gamma(to)) to->param[GAMMA] = 1;
+}
+
 /* ---- tables -----------------------------------------------------------------------------------*/
 
 static int freeze(const qnet_quantizer_site *s, float *scale, int32_t *level) {
@@ -264,6 +271,7 @@ const qnet_quantizer qnet_quantizer_qil = {
     .cells = cells,
     .learn = learn,
     .fit = fit,
+    .carry = carry,
     .levels = levels,
     .freeze = freeze,
     .thresholds = thresholds,

@@ -125,6 +125,13 @@ void qnet_scaled_set_fit(qnet_quantizer_site *s, const float *x, int64_t n) {
   s->param[QNET_SET_VELOCITY] = 0;
 }
 
+void qnet_scaled_set_carry(qnet_quantizer_site *to, const qnet_quantizer_site *from) {
+  const view old = view_of(from), new = view_of(to);
+  const double top = old.step * old.level[old.n - 1];
+  to->param[QNET_SET_STEP] = (float)(top / new.level[new.n - 1]);
+  to->param[QNET_SET_VELOCITY] = 0;
+}
+
 /* ---- tables -----------------------------------------------------------------------------------*/
 
 int qnet_scaled_set_levels(const qnet_quantizer_site *s, float *level) {

@@ -36,6 +36,8 @@ double qnet_scaled_set_gradient(const qnet_quantizer_site *s, const double *dy, 
 void qnet_scaled_set_learn(qnet_quantizer_site *s, const double *dy, const double *dyx, double lr);
 void qnet_scaled_set_follow(qnet_quantizer_site *s, const float *w, int64_t n);
 void qnet_scaled_set_fit(qnet_quantizer_site *s, const float *x, int64_t n);
+/* The range stays, and with it the clip value. */
+void qnet_scaled_set_carry(qnet_quantizer_site *to, const qnet_quantizer_site *from);
 int qnet_scaled_set_levels(const qnet_quantizer_site *s, float *level);
 int qnet_scaled_set_freeze(const qnet_quantizer_site *s, float *scale, int32_t *level);
 bool qnet_scaled_set_thresholds(const qnet_quantizer_site *s, int channel, float *threshold);
@@ -47,7 +49,7 @@ bool qnet_scaled_set_thresholds(const qnet_quantizer_site *s, int channel, float
   .emit_forward = qnet_quantizer_emit_forward, .emit_backward = qnet_quantizer_emit_cells,         \
   .cell_count = qnet_scaled_set_cell_count, .cells = qnet_scaled_set_cells,                        \
   .learn = qnet_scaled_set_learn, .follow = qnet_scaled_set_follow, .fit = qnet_scaled_set_fit,    \
-  .levels = qnet_scaled_set_levels, .freeze = qnet_scaled_set_freeze,                              \
-  .thresholds = qnet_scaled_set_thresholds
+  .carry = qnet_scaled_set_carry, .levels = qnet_scaled_set_levels,                                \
+  .freeze = qnet_scaled_set_freeze, .thresholds = qnet_scaled_set_thresholds
 
 #endif

@@ -127,6 +127,63 @@ static void test_learning_stays_valid(void **state) {
     }
 }
 
+static void learn_at_random(qnet_quantizer_site *s, uint64_t *seed) {
+  double dy[QNET_MAX_CELLS], dyx[QNET_MAX_CELLS];
+  for (int step = 0; step < 20; step++) {
+    for (int k = 0; k < QNET_MAX_CELLS; k++) {
+      dy[k] = (double)test_float(seed);
+      dyx[k] = (double)test_float(seed);
+    }
+    s->quantizer->learn(s, dy, dyx, 0.01);
+  }
+}
+
+/* At its own bits all that decides; at fewer ones the largest value. */
+static void check_carried(qnet_quantizer_site *from, int bits, uint64_t *seed) {
+  float param[TEST_MAX_PARAM] = {0}, x[SAMPLES];
+  qnet_quantizer_site to = test_site(from->quantizer, from->role, bits, param);
+  for (int i = 0; i < SAMPLES; i++)
+    x[i] = fabsf(test_float(seed));
+  to.quantizer->fit(&to, x, SAMPLES);
+  test_table old, new;
+  test_make_table(from, &old);
+  test_make_table(&to, &new);
+  assert_false(new.level[new.n - 1] == old.level[old.n - 1]);
+  /* Moments of the weights come from the weights. */
+  if (to.quantizer->follow != NULL) to.quantizer->follow(&to, x, SAMPLES);
+  to.quantizer->carry(&to, from);
+  if (to.quantizer->follow != NULL) from->quantizer->follow(from, x, SAMPLES);
+  test_make_table(from, &old);
+  test_make_table(&to, &new);
+  assert_near(new.level[new.n - 1], old.level[old.n - 1],
+              1e-6 * fabs((double)old.level[old.n - 1]));
+  if (bits != from->bits) return;
+  assert_memory_equal(new.level, old.level, sizeof *new.level *(size_t) new.n);
+  assert_memory_equal(new.threshold, old.threshold, sizeof *new.threshold *(size_t)(new.n - 1));
+}
+
+/* What was learned at more bits is where the next stage starts. */
+static void test_carry(void **state) {
+  (void)state;
+  uint64_t seed = SEED + 2;
+  size_t count;
+  int carried = 0;
+  const qnet_quantizer *const *table = qnet_quantizer_table(&count);
+  for (size_t i = 0; i < count; i++)
+    for (int role = 0; role < 2; role++) {
+      const qnet_bit_range range = table[i]->bits[role];
+      for (int bits = range.min; table[i]->carry != NULL && bits <= range.max && bits > 0; bits++) {
+        float param[TEST_MAX_PARAM] = {0};
+        qnet_quantizer_site s = test_site(table[i], (qnet_role)role, bits, param);
+        learn_at_random(&s, &seed);
+        check_carried(&s, bits, &seed);
+        if (bits > range.min) check_carried(&s, bits - 1, &seed);
+        carried++;
+      }
+    }
+  assert_true(carried > 40);
+}
+
 /* ---- odd data ---------------------------------------------------------------------------------*/
 
 enum { KINDS = 8 };
@@ -341,9 +398,9 @@ static void test_moment_grad(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_properties),  cmocka_unit_test(test_learning_stays_valid),
-      cmocka_unit_test(test_odd_data),    cmocka_unit_test(test_cell_grad),
-      cmocka_unit_test(test_moment_grad),
+      cmocka_unit_test(test_properties), cmocka_unit_test(test_learning_stays_valid),
+      cmocka_unit_test(test_carry),      cmocka_unit_test(test_odd_data),
+      cmocka_unit_test(test_cell_grad),  cmocka_unit_test(test_moment_grad),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -107,6 +107,31 @@ static void test_progressive(void **state) {
   }
 }
 
+/* With a rate of 0 what was fitted at the first stage's bits stays, and the range goes on to the
+ * next stage; what is fitted in closed form follows the weights. */
+static void test_progressive_carries(void **state) {
+  (void)state;
+  static const struct {
+    const char *method;
+    float factor; /* of the first parameter, from 3 to 2 bits: of LSQ 3 steps become 1 */
+  } cases[] = {{"qil", 1}, {"lcq", 1}, {"lsq", 3}};
+  for (int i = 0; i < COUNT(cases); i++) {
+    char quantize[100];
+    snprintf(quantize, sizeof quantize,
+             "quantize %s(weights = 2, activations = 2) except first, last", cases[i].method);
+    test_write_net("", "epochs = 1");
+    test_must_train("waves", "f32", "");
+    test_write_net(quantize, "epochs = 1  quantizers = rate(lr = 0)");
+    test_must_train("waves", "three", "--init=@/f32.safetensors --bits=3");
+    test_write_net(quantize, "epochs = 1  quantizers = rate(lr = 0)  bits = progressive(3, 2)");
+    test_must_train("waves", "two", "--init=@/f32.safetensors");
+    const float three = test_value("three", "conv2.weight_quantizer.param");
+    const float two = test_value("two", "conv2.weight_quantizer.param");
+    if (fabsf(two - cases[i].factor * three) > 1e-6f * two)
+      fail_msg("%s: %g at 3 bits, then %g", cases[i].method, (double)three, (double)two);
+  }
+}
+
 static void same_tensor(const char *a, const char *b, const char *name) {
   qnet_blob *x = test_tensor(a, name), *y = test_tensor(b, name);
   if (!qnet_blob_equal(x, y)) fail_msg("'%s' of %s is not that of %s", name, a, b);
@@ -622,6 +647,7 @@ int main(void) {
       cmocka_unit_test_setup(test_quantizer_rate, prepare),
       cmocka_unit_test_setup(test_rate_without_gradient, prepare),
       cmocka_unit_test_setup(test_progressive, prepare),
+      cmocka_unit_test_setup(test_progressive_carries, prepare),
       cmocka_unit_test_setup(test_progressive_layers, prepare),
       cmocka_unit_test_setup(test_best_of_stage, prepare),
       cmocka_unit_test_setup(test_progressive_refused, prepare),
