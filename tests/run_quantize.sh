@@ -69,6 +69,19 @@ check activations-remark remark activations "f32, as its weights are f32 (activa
 way mixed 'quantize lqnets' --bits=3/2
 way weights-8 'quantize lsq' --bits=8/32
 way activations-8 'quantize pact(weights = f32, activations = 8)'
+# Every method that learns, down to popcount code: the two convolutions of the block and the dense layer.
+popcounts() {
+  [ "$($qnetc "$1.qnet" --weights="$1.safetensors" -Rlowering -o "$1.o" 2>&1 | grep -c ": remark: popcount")" = 3 ]
+}
+for method in lqnets qil lcq dq apot lsq; do
+  for bits in 2 3; do
+    way $method-$bits "quantize $method(weights = $bits, activations = $bits) except first, last"
+    check $method-$bits-popcount popcounts $method-$bits
+  done
+done
+# Additive bases beyond four planes go by codes.
+way lqnets-5 'quantize lqnets(weights = 5, activations = 6) except first, last'
+way dq-7 'quantize dq(weights = 7, activations = 7) except first, last'
 check fitted-32 engines weights --bits=2/32 --calibrate=data
 check bits-32 fails 2 "1 to 8 or 32" $qnetc eval weights.qnet --weights=weights.safetensors --data=data --bits=3/9
 check bits-slash fails 2 "3/2 or 2/32" $qnetc eval weights.qnet --weights=weights.safetensors --data=data --bits=3/

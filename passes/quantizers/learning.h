@@ -14,7 +14,7 @@ void qnet_learn_width(float *p, float *velocity, double gradient, double lr);
 /* The same without limits. */
 void qnet_learn_value(float *p, float *velocity, double gradient, double lr);
 
-enum { QNET_MAX_BASIS = 4 };
+enum { QNET_MAX_BASIS = 7 }; /* 2^7 - 1 is the largest level of the integer grid */
 /* Solves g v = h (g symmetric, positive definite but for rounding, its rows `stride` apart) by
  * elimination with pivoting; g is lost, v takes the place of h. False when a pivot vanishes. */
 bool qnet_solve(int n, double *g, int stride, double *h);

@@ -10,7 +10,7 @@
 
 #define assert_near(a, b, eps) assert_true(fabs((double)(a) - (double)(b)) <= (double)(eps))
 
-enum { TEST_MAX_PARAM = 64 };
+enum { TEST_MAX_PARAM = 160 };
 
 static inline qnet_quantizer_site test_site(const qnet_quantizer *q, qnet_role role, int bits,
                                             float *param) {

@@ -107,6 +107,24 @@ static void test_progressive(void **state) {
   }
 }
 
+/* The schedule of QIL's paper, for every method that learns levels or an interval. */
+static void test_papers_schedule(void **state) {
+  (void)state;
+  static const char *const methods[] = {"lqnets", "qil", "lcq", "dq"};
+  for (int i = 0; i < COUNT(methods); i++) {
+    char quantize[100], metrics[MAX_METRICS];
+    snprintf(quantize, sizeof quantize, "quantize %s(weights = 2, activations = 2) %s", methods[i],
+             "except first, last");
+    test_write_net(quantize, "epochs = 3, 1, 1, 1, 3  bits = progressive(32, 5, 4, 3, 2)");
+    test_must_train("waves", "out", "");
+    read_metrics("out", metrics);
+    assert_non_null(strstr(metrics, "\"stage\": 2, \"bits\": \"5/5\""));
+    const double correct = last_metric(metrics, "\"test_correct\": ");
+    print_message("%s: %g of %d\n", methods[i], correct, TEST_TEST_IMAGES);
+    assert_true(correct > 0.8 * TEST_TEST_IMAGES);
+  }
+}
+
 /* With a rate of 0 what was fitted at the first stage's bits stays, and the range goes on to the
  * next stage; what is fitted in closed form follows the weights. */
 static void test_progressive_carries(void **state) {
@@ -187,9 +205,9 @@ static void test_best_of_stage(void **state) {
 static void test_progressive_refused(void **state) {
   (void)state;
   static const char quantize[] = "quantize lqnets(weights = 2, activations = 3) except first, last";
-  test_write_net(quantize, "bits = progressive(32, 5, 2)");
-  test_must_fail("waves", "", "net.qnet:11:26: error: a stage of 5 bits, but 'lqnets' has 1 to 4",
-                 "bits = progressive(32, 5, 2)\n                         ^");
+  test_write_net(quantize, "bits = progressive(32, 8, 2)");
+  test_must_fail("waves", "", "net.qnet:11:26: error: a stage of 8 bits, but 'lqnets' has 1 to 7",
+                 "bits = progressive(32, 8, 2)\n                         ^");
   test_write_net(quantize, "bits = progressive(32, 4, 3)");
   test_must_fail("waves", "", "net.qnet:11:29: error: the last stage has 3 bits",
                  "net.qnet:3:3: note: as 'quantize' says here");
@@ -647,6 +665,7 @@ int main(void) {
       cmocka_unit_test_setup(test_quantizer_rate, prepare),
       cmocka_unit_test_setup(test_rate_without_gradient, prepare),
       cmocka_unit_test_setup(test_progressive, prepare),
+      cmocka_unit_test_setup(test_papers_schedule, prepare),
       cmocka_unit_test_setup(test_progressive_carries, prepare),
       cmocka_unit_test_setup(test_progressive_layers, prepare),
       cmocka_unit_test_setup(test_best_of_stage, prepare),
