@@ -32,6 +32,13 @@ static void test_tables(void **state) {
     assert_near(t.level[k], 2 * level[k], 2e-6);
   for (int k = 0; k < 3; k++)
     assert_near(t.threshold[k], 2 * threshold[k], 2e-6);
+  static const float eight[] = {0,         0.089286f, 0.178571f, 0.273810f,
+                                0.392857f, 0.517857f, 0.696429f, 1};
+  s = make(&qnet_quantizer_lcq, QNET_ROLE_ACTIVATION, 3, param);
+  test_make_table(&s, &t);
+  assert_int_equal(t.n, 8);
+  for (int k = 0; k < 8; k++)
+    assert_near(t.level[k], 2 * eight[k], 2e-6);
   /* Weights of three bits have the same levels on both sides. */
   s = make(&qnet_quantizer_lcq, QNET_ROLE_WEIGHT, 3, param);
   param[QNET_LCQ_MEAN] = 0.5f;

@@ -252,8 +252,7 @@ static void test_companding_weights_with_zero(void **state) {
   qnet_arena_clear(&arena);
 }
 
-/* -1.5, -0.4, 0.4, 1.5: two planes of 0.55 and 0.95, twice that as 0 and 1. Three bits of two's
- * complement: 1, 2, -4. */
+/* -1.5, -0.4, 0.4, 1.5: two planes of 0.55 and 0.95, twice that as 0 and 1. */
 static void test_additive_weights(void **state) {
   (void)state;
   qnet_arena arena;
@@ -264,8 +263,78 @@ static void test_additive_weights(void **state) {
   assert_int_equal(p.shift, 0);
   assert_true((p.coef[0] == 11 && p.coef[1] == 19) || (p.coef[0] == 19 && p.coef[1] == 11));
   assert_int_equal(p.constant[0], -15);
+  qnet_arena_clear(&arena);
+}
+
+static void check_coefficients(const qnet_weight_planes *p, const int32_t *coef, int count,
+                               int32_t constant) {
+  assert_int_equal(p->count, count);
+  assert_int_equal(p->shift, 0);
+  assert_int_equal(p->constant[0], constant);
+  for (int i = 0; i < count; i++) {
+    int found = 0;
+    for (int k = 0; k < count; k++)
+      found += p->coef[k] == coef[i];
+    assert_int_equal(found, 1);
+  }
+}
+
+/* Two's complement has the coefficients 1, 2, -4 and no constant; DoReFa's -7, -5 .. 7 the basis
+ * 1, 2, 4, twice that as 0 and 1. */
+static void test_uniform_weights(void **state) {
+  (void)state;
+  qnet_arena arena;
+  qnet_arena_init(&arena, qnet_allocator_system());
+  qnet_weight_planes p;
   weight_planes(&arena, (int32_t[]){0, 1, 2, 3, -4, -3, -2, -1}, 8, 1, &p);
-  assert_int_equal(p.count, 3);
+  check_coefficients(&p, (int32_t[]){1, 2, -4}, 3, 0);
+  weight_planes(&arena, (int32_t[]){-7, -5, -3, -1, 1, 3, 5, 7}, 8, 1, &p);
+  check_coefficients(&p, (int32_t[]){2, 4, 8}, 3, -7);
+  qnet_arena_clear(&arena);
+}
+
+/* What a kernel computes of codes: counts of common bits times both coefficients, and the constant
+ * times the sum over the activations' planes. */
+static int64_t plane_product(const qnet_weight_planes *w, const qnet_activation_planes *a,
+                             const int *code, const int *rank, int n) {
+  int64_t sum = 0;
+  for (int j = 0; j < a->count; j++) {
+    int64_t all = 0;
+    for (int i = 0; i < n; i++)
+      all += plane_bit(a->mask[j], rank[i]);
+    sum += (int64_t)w->constant[0] * a->coef[j] * all;
+    for (int k = 0; k < w->count; k++) {
+      int64_t common = 0;
+      for (int i = 0; i < n; i++)
+        common += plane_bit(w->mask[k], code[i]) & plane_bit(a->mask[j], rank[i]);
+      sum += (int64_t)w->coef[k] * a->coef[j] * common;
+    }
+  }
+  return sum;
+}
+
+/* Weights -1.5, -0.4, 0.4, 1.5 (times 10) and the companding table of three bits (times 168). */
+static void test_cross_product(void **state) {
+  (void)state;
+  enum { N = 200 };
+  static const int32_t weight[] = {-4, -15, 4, 15};
+  static const int32_t activation[] = {0, 15, 30, 46, 66, 87, 117, 168};
+  static const uint8_t identity[] = {0, 1, 2, 3, 4, 5, 6, 7};
+  uint64_t rng = SEED;
+  int code[N], rank[N];
+  int64_t expected = 0;
+  for (int i = 0; i < N; i++) {
+    code[i] = between(&rng, 0, 3);
+    rank[i] = between(&rng, 0, 7);
+    expected += (int64_t)weight[code[i]] * activation[rank[i]];
+  }
+  qnet_arena arena;
+  qnet_arena_init(&arena, qnet_allocator_system());
+  qnet_weight_planes w;
+  qnet_activation_planes a;
+  weight_planes(&arena, weight, 4, 1, &w);
+  qnet_planes_of_activation(activation, identity, 8, &a);
+  assert_true(plane_product(&w, &a, code, rank, N) == expected);
   qnet_arena_clear(&arena);
 }
 
@@ -319,6 +388,8 @@ int main(void) {
       cmocka_unit_test(test_sign_and_magnitude),
       cmocka_unit_test(test_companding_weights_with_zero),
       cmocka_unit_test(test_additive_weights),
+      cmocka_unit_test(test_uniform_weights),
+      cmocka_unit_test(test_cross_product),
       cmocka_unit_test(test_shift_can_be_bounded),
       cmocka_unit_test(test_out_of_memory),
   };
