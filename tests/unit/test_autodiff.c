@@ -240,11 +240,11 @@ static void test_fold_batch_norm(void **state) {
   qnet_diag_destroy(d);
 }
 
-/* Every pass with the n-th allocation failing: no crash, no leak, a clean status. */
-static void test_passes_out_of_memory(void **state) {
-  (void)state;
+/* The n-th allocation of a pipeline fails, for every n: no crash, no leak, a clean status. */
+static void fail_each_allocation(const char *pipeline) {
   qnet_status status = QNET_NO_MEMORY;
-  for (uint64_t n = 1; status != QNET_OK; n += 1 + n / 16) {
+  uint64_t n = 0;
+  while (status != QNET_OK) {
     qnet_failing_allocator f;
     qnet_failing_allocator_init(&f, 0, 0);
     qnet_diag *d = qnet_diag_create(qnet_allocator_system());
@@ -252,16 +252,38 @@ static void test_passes_out_of_memory(void **state) {
     assert_int_equal(qnet_module_parse(&f.base, "test", test_network, strlen(test_network), &m, d),
                      QNET_OK);
     f.count = 0;
-    f.fail_at = n;
+    f.fail_at = ++n;
     const qnet_pipeline_options options = {0};
-    status =
-        qnet_pipeline_run(m, "batch{n=2},insert-quantizers{last=8},autodiff", &options, NULL, d);
-    assert_true(status == QNET_OK || status == QNET_NO_MEMORY);
+    status = qnet_pipeline_run(m, pipeline, &options, NULL, d);
+    if (status != QNET_OK && status != QNET_NO_MEMORY) {
+      qnet_diag_print(d, stdout, false);
+      fail_msg("%s, allocation %llu: status %d", pipeline, (unsigned long long)n, (int)status);
+    }
     f.fail_at = 0;
     qnet_module_destroy(m);
     assert_int_equal(f.live_bytes, 0);
     qnet_diag_destroy(d);
   }
+  assert_true(n > 3);
+}
+
+static void test_passes_out_of_memory(void **state) {
+  (void)state;
+  static const char *const quantizers[] = {"lqnets",
+                                           "lsq",
+                                           "qil",
+                                           "lcq",
+                                           "dq",
+                                           "apot",
+                                           "lsq,activation_quantizer=pact",
+                                           "ternary,activation_quantizer=dorefa"};
+  for (size_t i = 0; i < sizeof quantizers / sizeof *quantizers; i++) {
+    char pipeline[200];
+    snprintf(pipeline, sizeof pipeline,
+             "batch{n=2},insert-quantizers{quantizer=%s,last=8},autodiff", quantizers[i]);
+    fail_each_allocation(pipeline);
+  }
+  fail_each_allocation("expose-features,batch{n=2}");
 }
 
 int main(void) {
