@@ -241,8 +241,10 @@ check short-data fails 1 "train-images" $qnetc train "$net" --data=cut -o x.safe
 check nothing-written test ! -e x.safetensors -a ! -e x.o
 check other-net fails 1 "needs" $qnetc eval "$root/examples/tiny.qnet" --weights=w2.safetensors --data=data
 cp w2.safetensors old.safetensors
-check disk-full sh -c "(ulimit -f 8 && ! $qnetc train '$net' --data=data --epochs=1 -o old.safetensors) &&
-  cmp old.safetensors w2.safetensors && [ -z \"\$(ls | grep -v '^old.safetensors$' | grep old.safetensors)\" ]"
+check disk-full fails 1 "old.safetensors: error: cannot write: File too large" \
+  sh -c "ulimit -f 8; exec $qnetc train '$net' --data=data --epochs=1 -o old.safetensors"
+check disk-full-keeps cmp old.safetensors w2.safetensors
+check disk-full-leaves-nothing sh -c "[ -z \"\$(ls | grep -v '^old.safetensors$' | grep old.safetensors)\" ]"
 check no-directory fails 1 "nowhere/x.o" $qnetc "$net" --weights=w2.safetensors -o nowhere/x.o
 check stdout-full sh -c "! $qnetc --help >/dev/full"
 finish

@@ -133,7 +133,8 @@ check ignored-signal-stays-ignored same ignore
 # The weights fit into 30 KB, the checkpoint with its momentum does not.
 check begin begin d
 cp d.ckpt kept.ckpt
-check disk-full sh -c "ulimit -f 60; ! $qnetc train small.qnet $settings -o d.safetensors --resume"
+check disk-full fails 1 "d.ckpt: error: cannot write: File too large" \
+  sh -c "ulimit -f 60; exec $qnetc train small.qnet $settings -o d.safetensors --resume"
 check disk-full-keeps cmp d.ckpt kept.ckpt
 check disk-full-resumes resume d
 
@@ -262,7 +263,8 @@ check other-choice fails 1 "choice of what learns is quantizers, here it is all"
 check needs-labels fails 1 "holds no train-labels" $qnetc train small.qnet --data=foreign -o o.safetensors
 
 # ---- training that diverges -------------------------------------------------------------------------
-check diverges fails 1 "not finite" $qnetc train small.qnet --data=data --quantizer=none --lr=1e30 \
+check diverges fails 1 "note: the first value that is not finite came from layer" $qnetc train small.qnet --data=data --quantizer=none --lr=1e30 \
   -o x.safetensors
+check diverges-where grep -q "^small.qnet:[0-9]*:[0-9]*: note: the first value" "$scratch/err"
 check diverged-writes-nothing test ! -e x.safetensors
 finish
