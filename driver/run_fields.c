@@ -2,7 +2,6 @@
 #include "driver/run_fields.h"
 #include "codegen/plan.h"
 #include "driver/weights.h"
-#include "ir/text.h"
 #include "support/hash.h"
 #include "support/parallel.h"
 
@@ -21,16 +20,11 @@ __attribute__((format(printf, 3, 4))) static void put(qnet_run_fields *f, const 
 
 qnet_status qnet_run_fields_begin(const qnet_session *s, const qnet_program *p,
                                   qnet_run_fields *out) {
+  uint64_t source;
   out->count = 0;
-  qnet_strbuf text;
-  qnet_strbuf_init(&text, s->allocator);
-  qnet_module_print(p->module, QNET_PRINT_ELIDE, &text);
-  const bool failed = text.failed;
-  if (!failed)
-    put(out, "network", "%s %016" PRIx64, p->module->name,
-        qnet_content_hash(QNET_HASH_START, text.data, text.length));
-  qnet_strbuf_free(&text);
-  return failed ? qnet_out_of_memory(s->diag) : QNET_OK;
+  QNET_TRY(qnet_source_hash(p->module, s->allocator, &source, s->diag));
+  put(out, "network", "%s %016" PRIx64, p->module->name, source);
+  return QNET_OK;
 }
 
 /* Labels and images; of sets that are decoded item by item only the labels, which follow the files'

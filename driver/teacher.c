@@ -6,7 +6,6 @@
 #include "driver/teacher_cache.h"
 #include "driver/weight_names.h"
 #include "driver/weights.h"
-#include "ir/text.h"
 #include "passes/pass.h"
 #include "support/hash.h"
 #include "support/parallel.h"
@@ -105,17 +104,6 @@ static qnet_status check_other(const qnet_module *own, const qnet_module *m, con
                        (long long)classes_of(m), own->name, (long long)classes_of(own));
 }
 
-static qnet_status hash_source(const qnet_module *m, const qnet_allocator *a, uint64_t *h,
-                               qnet_diag *d) {
-  qnet_strbuf text;
-  qnet_strbuf_init(&text, a);
-  qnet_module_print(m, QNET_PRINT_ELIDE, &text);
-  const bool failed = text.failed;
-  if (!failed) *h = qnet_content_hash(*h, text.data, text.length);
-  qnet_strbuf_free(&text);
-  return failed ? qnet_out_of_memory(d) : QNET_OK;
-}
-
 static qnet_status open_module(qnet_session *s, const qnet_program *p, const choice *c,
                                network *n) {
   if (!c->source) {
@@ -131,7 +119,7 @@ static qnet_status open_module(qnet_session *s, const qnet_program *p, const cho
 static qnet_status add(qnet_session *s, const qnet_program *p, const choice *c, qnet_teacher *t) {
   network *n = &t->network[t->count++];
   QNET_TRY(open_module(s, p, c, n));
-  QNET_TRY(hash_source(n->module, s->allocator, &n->hash, s->diag));
+  QNET_TRY(qnet_source_hash(n->module, s->allocator, &n->hash, s->diag));
   QNET_TRY(load(s, n->module, c));
   const uint64_t weights = qnet_state_hash(n->module);
   n->hash = qnet_content_hash(n->hash, &weights, sizeof weights);

@@ -2,6 +2,7 @@
 #include "driver/weights.h"
 #include "driver/packed.h"
 #include "driver/tables.h"
+#include "ir/text.h"
 #include "support/hash.h"
 #include "support/strbuf.h"
 #include <Random123/philox.h>
@@ -328,4 +329,15 @@ uint64_t qnet_state_hash(const qnet_module *m) {
     h = qnet_content_hash(h, s->blob->data, s->blob->bytes);
   }
   return h;
+}
+
+qnet_status qnet_source_hash(const qnet_module *m, const qnet_allocator *a, uint64_t *out,
+                             qnet_diag *d) {
+  qnet_strbuf text;
+  qnet_strbuf_init(&text, a);
+  qnet_module_print(m, QNET_PRINT_ELIDE, &text);
+  const bool failed = text.failed;
+  if (!failed) *out = qnet_content_hash(QNET_HASH_START, text.data, text.length);
+  qnet_strbuf_free(&text);
+  return failed ? qnet_out_of_memory(d) : QNET_OK;
 }

@@ -34,6 +34,9 @@ qnet_status qnet_state_load(qnet_module *m, const qnet_tensor_file *f, const cha
                             qnet_diag *d);
 /* Of all state symbols' names and contents. */
 uint64_t qnet_state_hash(const qnet_module *m);
+/* Of what the module says, without the contents. */
+qnet_status qnet_source_hash(const qnet_module *m, const qnet_allocator *a, uint64_t *out,
+                             qnet_diag *d);
 
 /* Is this the name of a quantizer's symbol or tensor ("conv2.weight_quantizer.param")? */
 bool qnet_name_is_quantizer(const char *name);
