@@ -15,7 +15,7 @@ say() { printf '\n%s\n' "$*"; }
 field() { sed -n "s/.*\"$2\": *\([0-9.]*\).*/\1/p" "$1"; }
 
 if [ ! -f "$out/f32.safetensors" ] || [ ! -f "$out/w2a2.safetensors" ]; then
-  say "Training on 60000 images takes about six minutes on two cores. Later runs reuse the weights."
+  say "Training on 60000 images takes six to nine minutes on two cores. Later runs reuse the weights."
   say "1. The f32 network"
   $qnetc train $net --data=$data --quantizer=none --epochs=5 -o "$out/f32.safetensors.new"
   say "2. LQ-Nets at 2 bit weights and activations, from the f32 weights"
