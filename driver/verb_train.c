@@ -168,6 +168,18 @@ static qnet_status name_files(const qnet_session *s, file_names *f) {
                                                                : qnet_out_of_memory(s->diag);
 }
 
+/* Answers are written over nothing that the run itself writes. */
+static qnet_status check_cache(const qnet_session *s, const file_names *f) {
+  const char *const cache = s->options.distill_cache;
+  const char *const own[] = {s->options.output, f->best, f->metrics, f->checkpoint, f->previous};
+  if (!cache) return QNET_OK;
+  bool taken = strcmp(cache, "-") == 0;
+  for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+    taken = taken || strcmp(cache, own[i]) == 0;
+  if (!taken) return QNET_OK;
+  return qnet_error_in(s->diag, "qnetc", "--distill-cache=%s: name a file of its own", cache);
+}
+
 static qnet_train_options train_options(const qnet_session *s, const qnet_program *p,
                                         const qnet_stages *stages, const file_names *files) {
   const qnet_options *o = &s->options;
@@ -302,6 +314,7 @@ qnet_status qnet_verb_train(qnet_session *s) {
   if (status == QNET_OK) status = check_what(s, &p, &stages);
   if (s->options.no_labels) p.recipe.distill_weight = 1;
   if (status == QNET_OK) status = name_files(s, &files);
+  if (status == QNET_OK) status = check_cache(s, &files);
   if (status == QNET_OK) status = load_data(s, &p, &data);
   if (status == QNET_OK) status = train(s, &p, &stages, &data, &files);
   qnet_arena_clear(&files.arena);

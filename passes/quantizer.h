@@ -79,7 +79,7 @@ typedef struct qnet_quantizer {
   /* The closed-form fit to data that was never trained with this quantizer: x[channels][n]. */
   void (*fit)(qnet_quantizer_site *s, const float *x, int64_t n);
   /* Starts where the same method ended at other bits, a stage before; to->param was fitted or made
-   * by `init`. NULL: the fit is the better start, as what is learned is fitted in every step. */
+   * by `init`. NULL: levels of other bits are no start, the fit is. */
   void (*carry)(qnet_quantizer_site *to, const qnet_quantizer_site *from);
   /* The levels as trained, not on the integer grid: level[channels][n], by code. Returns n. */
   int (*levels)(const qnet_quantizer_site *s, float *level);

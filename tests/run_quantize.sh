@@ -162,9 +162,9 @@ for weights in "$root"/examples/*-*-w?a?.safetensors; do
   check "shipped-$of" engines "$of" --quantizer="${quantizer%-*}" --bits="$bits"
 done
 mkdir sets && mv cifar sets/cifar10
-check accuracy-table env QNET_DATA="$scratch/sets" QNETC="$qnetc" OUT="$scratch/accuracy" \
-  RECIPE="--epochs=1 --lr=0.01 -Dwarmup=0 --distill=examples/preact_resnet20.qnet:examples/preact_resnet20-f32.safetensors" \
-  "$root/bench/accuracy.sh" lqnets:2 qil:3
+table() { env QNET_DATA="$scratch/sets" QNETC="$qnetc" OUT="$scratch/accuracy" "$@" "$root/bench/accuracy.sh" lqnets:2 qil:3; }
+check accuracy-table table
 cp "$scratch/check.log" table
 check accuracy-rows [ "$(grep -cE '^(lqnets-w2a2|qil-w3a3)( +[0-9]+){3} +0 +[0-9]+$' table)" = 2 ]
+check accuracy-other-recipe fails 1 "made by another recipe" table RECIPE=--epochs=1
 finish

@@ -551,6 +551,12 @@ static void test_kept_answers_refused(void **state) {
   test_must_fail("waves", "--distill=@/f32.safetensors --distill-cache=@/none/answers",
                  "none/answers: error:", "No such file");
   test_must_fail("waves", KEPT, "add --distill=", "error");
+  test_must_fail("waves", "--distill=@/f32.safetensors --distill-cache=@/failed.safetensors",
+                 "name a file of its own", "failed.safetensors");
+  test_must_fail("waves", "--distill=@/f32.safetensors --distill-cache=@/failed.ckpt",
+                 "name a file of its own", "failed.ckpt");
+  test_must_fail("waves", "--distill=@/f32.safetensors --distill-cache=-", "name a file of its own",
+                 "error");
   test_write_net("", "epochs = 1  distill = features");
   test_must_fail("waves", CACHED, "net.qnet:11:", "features are not kept");
 }
