@@ -177,7 +177,8 @@ extern const qnet_plan_kernel qnet_plan_max_pool, qnet_plan_max_pool_grad, qnet_
     qnet_plan_flatten, qnet_plan_flatten_grad; /* plan_ops_pool.c */
 extern const qnet_plan_kernel qnet_plan_sgd, qnet_plan_adam, qnet_plan_moving_average,
     qnet_plan_feature_grad, qnet_plan_bias_grad, qnet_plan_copy,
-    qnet_plan_reference; /* plan_ops_train.c */
+    qnet_plan_reference;                      /* plan_ops_train.c */
+extern const qnet_plan_kernel qnet_plan_muon; /* plan_ops_muon.c */
 extern const qnet_plan_kernel qnet_plan_layer, qnet_plan_layer_exact, qnet_plan_layer_grad_input,
     qnet_plan_layer_grad_weight, qnet_plan_layer_codes; /* plan_ops_layer.c */
 

@@ -112,6 +112,7 @@ static const qnet_plan_kernel *const kernels[QNET_OP_COUNT] = {
     [QNET_OP_FLATTEN] = &qnet_plan_flatten,
     [QNET_OP_FLATTEN_GRAD] = &qnet_plan_flatten_grad,
     [QNET_OP_SGD] = &qnet_plan_sgd,
+    [QNET_OP_MUON] = &qnet_plan_muon,
     [QNET_OP_ADAM] = &qnet_plan_adam,
     [QNET_OP_MOVING_AVERAGE] = &qnet_plan_moving_average,
     [QNET_OP_FEATURE_GRAD] = &qnet_plan_feature_grad,
@@ -142,8 +143,8 @@ static bool only_written(const qnet_op *op) {
 }
 
 static qnet_status lower_plain(lowering *l, const qnet_op *op, const qnet_plan_kernel *kernel) {
-  const bool updates = op->opcode == QNET_OP_SGD || op->opcode == QNET_OP_ADAM ||
-                       op->opcode == QNET_OP_MOVING_AVERAGE;
+  const bool updates = op->opcode == QNET_OP_SGD || op->opcode == QNET_OP_MUON ||
+                       op->opcode == QNET_OP_ADAM || op->opcode == QNET_OP_MOVING_AVERAGE;
   const bool late = updates && only_written(op);
   qnet_plan_step *s = new_step(l, op, kernel, late);
   if (s == NULL) return qnet_out_of_memory(l->diag);

@@ -29,6 +29,16 @@ qnet_status qnet_primitive_run(qnet_primitive *p, const void *a, const void *b, 
                                void *out, qnet_diag *d);
 void qnet_primitive_destroy(qnet_primitive *p); /* NULL is fine */
 
+/* A matrix of f32, [rows][columns] without gaps, or its transpose. */
+typedef struct qnet_matrix {
+  const float *data;
+  int64_t rows, columns; /* as stored */
+  bool transposed;
+} qnet_matrix;
+/* out = product a b + keep out; out has no gaps either and is neither of them. */
+qnet_status qnet_matrix_multiply(float product, const qnet_matrix *a, const qnet_matrix *b,
+                                 float keep, float *out, qnet_diag *d);
+
 /* The layer to the bit: one accumulator an output from +0, fma over taps in ascending (kh, kw,
  * cin), padded taps included, bias (may be NULL) last. */
 size_t qnet_exact_layer_scratch(const qnet_layer_shape *s); /* bytes */

@@ -289,6 +289,19 @@ void qnet_primitive_destroy(qnet_primitive *p) {
   if (p->primitive != NULL) dnnl_primitive_destroy(p->primitive);
 }
 
+/* ---- matrices ---------------------------------------------------------------------------------*/
+
+qnet_status qnet_matrix_multiply(float product, const qnet_matrix *a, const qnet_matrix *b,
+                                 float keep, float *out, qnet_diag *d) {
+  const int64_t rows = a->transposed ? a->columns : a->rows;
+  const int64_t inner = a->transposed ? a->rows : a->columns;
+  const int64_t columns = b->transposed ? b->rows : b->columns;
+  return report(dnnl_sgemm(a->transposed ? 'T' : 'N', b->transposed ? 'T' : 'N', rows, columns,
+                           inner, product, a->data, a->columns, b->data, b->columns, keep, out,
+                           columns),
+                "multiply matrices", d);
+}
+
 /* ---- the machine ------------------------------------------------------------------------------*/
 
 const char *qnet_plan_isa(void) {

@@ -85,8 +85,8 @@ static void put_settings(const qnet_program *p, const qnet_train_options *o, qne
     put(f, "optimizer", "adam beta %.9g %.9g eps %.9g decay %.17g decoupled %d", r->beta1, r->beta2,
         r->eps, r->weight_decay, r->decoupled);
   else
-    put(f, "optimizer", "sgd momentum %.17g decay %.17g nesterov %d", r->momentum, r->weight_decay,
-        r->nesterov);
+    put(f, "optimizer", "sgd momentum %.17g decay %.17g nesterov %d muon %.17g", r->momentum,
+        r->weight_decay, r->nesterov, r->muon);
   put_schedule(o, f);
   const qnet_augment *g = &o->augment;
   put(f, "augmentation", "crop %d flip %d part %.9g jitter %.9g %.9g %.9g", g->crop_pad, g->flip,

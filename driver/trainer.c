@@ -45,7 +45,8 @@ static void write_optimizer(const qnet_recipe *r, char *out, size_t size) {
     snprintf(out, size, "optimizer=adam,beta1=%.17g,beta2=%.17g,eps=%.17g,decoupled=%d", r->beta1,
              r->beta2, r->eps, r->decoupled);
   else
-    snprintf(out, size, "optimizer=sgd,momentum=%.17g,nesterov=%d", r->momentum, r->nesterov);
+    snprintf(out, size, "optimizer=sgd,momentum=%.17g,nesterov=%d,muon=%.17g", r->momentum,
+             r->nesterov, r->muon);
 }
 
 /* The decay of quantizers as the recipe has it; a warning where its setting changes nothing. */

@@ -50,7 +50,8 @@ typedef struct qnet_recipe {
   double weight_decay;                             /* 1e-4; adam 0 */
   double momentum;                                 /* sgd: 0.9 */
   bool nesterov;                                   /* sgd: false */
-  double beta1, beta2, eps;                        /* adam: 0.9, 0.999, 1e-8 */
+  double muon;                /* sgd: 0; else convolutions have Muon, at this multiple of lr */
+  double beta1, beta2, eps;   /* adam: 0.9, 0.999, 1e-8 */
   bool decoupled;             /* adam: false; else its weight decay is AdamW's */
   int warmup_epochs;          /* 0: epochs in which lr rises to its full value */
   qnet_schedule schedule;     /* cosine */

@@ -40,6 +40,7 @@ static void run_sgd(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) {
   qnet_sema_to_number(s, &slot[1], "'momentum'", 0, 1, &r->momentum);
   qnet_sema_to_number(s, &slot[2], "'weight_decay'", 0, 1, &r->weight_decay);
   qnet_sema_to_bool(s, &slot[3], "'nesterov'", &r->nesterov);
+  qnet_sema_to_number(s, &slot[4], "'muon'", 0, 1e6, &r->muon);
 }
 
 /* Its own defaults: a rate that suits SGD would let Adam diverge. */
@@ -56,7 +57,9 @@ static void run_adam(qnet_sema *s, const qnet_sema_value *slot, qnet_recipe *r) 
 }
 
 static const word optimizers[] = {
-    {"sgd", {{"lr", 0}, {"momentum", 0}, {"weight_decay", 0}, {"nesterov", 0}}, run_sgd},
+    {"sgd",
+     {{"lr", 0}, {"momentum", 0}, {"weight_decay", 0}, {"nesterov", 0}, {"muon", 0}},
+     run_sgd},
     {"adam",
      {{"lr", 0}, {"beta1", 0}, {"beta2", 0}, {"eps", 0}, {"weight_decay", 0}, {"decoupled", 0}},
      run_adam},

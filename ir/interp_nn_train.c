@@ -236,6 +236,108 @@ static qnet_status sgd(const qnet_module *m, const qnet_op *op, qnet_blob *const
   return QNET_OK;
 }
 
+enum { MUON_STEPS = 5 };
+static const double muon_a = 3.4445, muon_b = -4.775, muon_c = 2.0315;
+
+/* Turned where it has more rows than columns: rows are few then, and so is the work. */
+typedef struct matrix {
+  int64_t rows, columns; /* rows <= columns */
+  bool turned;
+  double *x; /* [rows][columns] */
+} matrix;
+
+/* Where element i of the weight is. */
+static double *matrix_at(const matrix *m, int64_t i) {
+  return &m->x[m->turned ? i % m->rows * m->columns + i / m->rows : i];
+}
+
+static matrix matrix_of(const qnet_type *type) {
+  const int64_t rows = type->dim[0], columns = qnet_type_elements(type) / rows;
+  const bool turned = rows > columns;
+  return (matrix){
+      .rows = turned ? columns : rows, .columns = turned ? rows : columns, .turned = turned};
+}
+
+/* out[rows][rows] = x x^T */
+static void gram(const matrix *m, double *out) {
+  for (int64_t i = 0; i < m->rows; i++)
+    for (int64_t j = 0; j < m->rows; j++) {
+      double sum = 0;
+      for (int64_t k = 0; k < m->columns; k++)
+        sum += m->x[i * m->columns + k] * m->x[j * m->columns + k];
+      out[i * m->rows + j] = sum;
+    }
+}
+
+/* x = a x + (b G + c G^2) x; room for two matrices of rows x rows and a column. */
+static void newton_schulz(const matrix *m, double *room) {
+  const int64_t rows = m->rows;
+  double *const g = room, *const p = g + rows * rows, *const column = p + rows * rows;
+  gram(m, g);
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < rows; j++) {
+      double sum = 0;
+      for (int64_t k = 0; k < rows; k++)
+        sum += g[i * rows + k] * g[k * rows + j];
+      p[i * rows + j] = muon_b * g[i * rows + j] + muon_c * sum;
+    }
+  for (int64_t k = 0; k < m->columns; k++) {
+    for (int64_t i = 0; i < rows; i++)
+      column[i] = m->x[i * m->columns + k];
+    for (int64_t i = 0; i < rows; i++) {
+      double sum = muon_a * column[i];
+      for (int64_t j = 0; j < rows; j++)
+        sum += p[i * rows + j] * column[j];
+      m->x[i * m->columns + k] = sum;
+    }
+  }
+}
+
+/* Its singular values become roughly 1. */
+static void orthogonalize(const matrix *m, double *room) {
+  const int64_t n = m->rows * m->columns;
+  double square = 0;
+  for (int64_t i = 0; i < n; i++)
+    square += m->x[i] * m->x[i];
+  const double norm = sqrt(square), divisor = norm < 1e-7 ? 1e-7 : norm;
+  for (int64_t i = 0; i < n; i++)
+    m->x[i] /= divisor;
+  for (int i = 0; i < MUON_STEPS; i++)
+    newton_schulz(m, room);
+}
+
+/* Keller Jordan et al., "Muon: an optimizer for hidden layers" (2024), as in torch.optim.Muon. */
+static qnet_status muon(const qnet_module *m, const qnet_op *op, qnet_blob *const *in,
+                        qnet_blob **out) {
+  matrix u = matrix_of(op->result[0].type);
+  const int64_t n = u.rows * u.columns;
+  const size_t doubles = (size_t)(n + 2 * u.rows * u.rows + u.rows);
+  for (int i = 0; i < 2; i++) {
+    out[i] = qnet_interp_result(m, op, i);
+    if (out[i] == NULL) return QNET_NO_MEMORY;
+  }
+  double *room = qnet_alloc_array(m->allocator, doubles, sizeof *room);
+  if (room == NULL) return QNET_NO_MEMORY;
+  u.x = room;
+  const double momentum = qnet_op_float(op, "momentum", 0.0);
+  const double decay = qnet_op_float(op, "weight_decay", 0.0);
+  const bool nesterov = qnet_op_int(op, "nesterov", 0) != 0;
+  const float *w = in[0]->data, *grad = in[1]->data, *velocity = in[2]->data;
+  for (int64_t i = 0; i < n; i++) {
+    const double v = momentum * (double)velocity[i] + (double)grad[i];
+    ((float *)out[1]->data)[i] = (float)v;
+    *matrix_at(&u, i) = nesterov ? (double)grad[i] + momentum * v : v;
+  }
+  orthogonalize(&u, room + n);
+  const double reach = u.turned ? sqrt((double)u.columns / (double)u.rows) : 1;
+  const double rate = qnet_op_float(op, "scale", 1.0) * (double)*(const float *)in[3]->data;
+  for (int64_t i = 0; i < n; i++)
+    ((float *)out[0]->data)[i] =
+        (float)((double)w[i] - rate * (reach * *matrix_at(&u, i) + decay * (double)w[i]));
+  qnet_free(m->allocator, room, doubles * sizeof *room);
+  return QNET_OK;
+}
+
 static qnet_status adam(const qnet_module *m, const qnet_op *op, qnet_blob *const *in,
                         qnet_blob **out) {
   for (int i = 0; i < 4; i++) {
@@ -271,6 +373,7 @@ static const qnet_interp_kernel kernels[QNET_OP_COUNT] = {
     [QNET_OP_CODE_STATS] = code_stats,
     [QNET_OP_SOFTMAX_CROSS_ENTROPY] = softmax_cross_entropy,
     [QNET_OP_SGD] = sgd,
+    [QNET_OP_MUON] = muon,
     [QNET_OP_ADAM] = adam,
 };
 

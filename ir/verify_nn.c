@@ -334,6 +334,12 @@ static bool rule_sgd(qnet_verifier *v, const qnet_op *op) {
          qnet_expect_in(v, op, 3, qnet_tensor0(QNET_F32)) && qnet_expect_out(v, op, 1, w);
 }
 
+static bool rule_muon(qnet_verifier *v, const qnet_op *op) {
+  if (qnet_in(op, 0)->rank < 2)
+    return qnet_verify_error(v, op, "operand 0 must have two dimensions or more");
+  return rule_sgd(v, op);
+}
+
 static bool rule_adam(qnet_verifier *v, const qnet_op *op) {
   const qnet_type w = *qnet_in(op, 0);
   if (!rule_unary(v, op)) return false;
@@ -379,6 +385,7 @@ qnet_rule qnet_rule_nn(int opcode) {
       [QNET_OP_CODE_STATS] = rule_code_stats,
       [QNET_OP_SOFTMAX_CROSS_ENTROPY] = rule_softmax_cross_entropy,
       [QNET_OP_SGD] = rule_sgd,
+      [QNET_OP_MUON] = rule_muon,
       [QNET_OP_ADAM] = rule_adam,
   };
   return rules[opcode];

@@ -1,4 +1,4 @@
-/* autodiff{optimizer=sgd,momentum=0.9,weight_decay=0.0001,nesterov=0,beta1=0.9,beta2=0.999,
+/* autodiff{optimizer=sgd,momentum=0.9,weight_decay=0.0001,nesterov=0,muon=0,beta1=0.9,beta2=0.999,
  * eps=1e-8,decoupled=0,smoothing=0,decay_norm=0}: makes the training step @step(image, label, lr)
  * -> loss, correct from @eval.
  *
@@ -15,9 +15,10 @@
  * the running statistics (PyTorch's: momentum 0.1, unbiased variance). The gradient flows backwards
  * operation by operation through one table. Every f32 state symbol it reaches is learned by SGD
  * with a velocity in the state NAME.momentum, or by Adam (optimizer=adam) with averages in
- * NAME.momentum and NAME.variance and the count NAME.steps. Weight decay acts on convolution and
- * dense weights, and on biases and batch_norm parameters too when decay_norm is 1. Quantizers bring
- * their own gradients and statistics (passes/quantizer.h).
+ * NAME.momentum and NAME.variance and the count NAME.steps. muon=F: SGD leaves the weights of
+ * convolutions to Muon, at F times the rate. Weight decay acts on convolution and dense weights,
+ * and on biases and batch_norm parameters too when decay_norm is 1. Quantizers bring their own
+ * gradients and statistics (passes/quantizer.h).
  *
  * Needs level nn; batch first (batch{n=N}), quantizers inserted. Keeps @eval and all facts. */
 #include "ir/ops.h"
@@ -411,19 +412,23 @@ static double decay_of(const differ *s, const qnet_value *w, double otherwise) {
                                     : 0;
 }
 
+/* SGD; or Muon, for the weights of convolutions (that of a classifier keeps SGD, as Muon's authors
+ * have it). Both have a velocity. */
 static qnet_status build_sgd(differ *s, const qnet_symbol *symbol, qnet_value *w, qnet_value *g,
                              qnet_value *lr) {
   qnet_module *m = s->module;
   const qnet_pass_context *c = s->context;
+  const double muon = w->type->rank == 4 ? qnet_pass_option_float(c, "muon", 0) : 0;
   qnet_symbol *velocity = beside(s, symbol, "momentum", w->type);
   if (velocity == NULL) return qnet_out_of_memory(c->diag);
   qnet_value *operands[] = {w, g, qnet_build_read(&s->b, velocity), lr};
-  qnet_op *sgd =
-      qnet_build(&s->b, QNET_OP_SGD, operands, 4, (const qnet_type *[]){w->type, w->type}, 2);
+  qnet_op *sgd = qnet_build(&s->b, muon > 0 ? QNET_OP_MUON : QNET_OP_SGD, operands, 4,
+                            (const qnet_type *[]){w->type, w->type}, 2);
   if (sgd == NULL) return qnet_out_of_memory(c->diag);
   qnet_op_set_float(m, sgd, "momentum", qnet_pass_option_float(c, "momentum", 0.9));
   qnet_op_set_float(m, sgd, "weight_decay", decay_of(s, w, 1e-4));
   if (qnet_pass_option_int(c, "nesterov", 0) != 0) qnet_op_set_int(m, sgd, "nesterov", 1);
+  if (muon > 0) qnet_op_set_float(m, sgd, "scale", muon);
   qnet_build_write(&s->b, symbol, &sgd->result[0]);
   qnet_build_write(&s->b, velocity, &sgd->result[1]);
   return QNET_OK;

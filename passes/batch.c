@@ -21,6 +21,7 @@ static bool result_is_batched(const qnet_op *op, int index) {
   case QNET_OP_CODE_STATS:
   case QNET_OP_MOVING_AVERAGE:
   case QNET_OP_SGD:
+  case QNET_OP_MUON:
   case QNET_OP_ADAM: return false;
   case QNET_OP_BATCH_NORM_TRAIN:
   case QNET_OP_BATCH_NORM_GRAD:

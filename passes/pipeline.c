@@ -36,9 +36,9 @@ static const qnet_pass passes[] = {
    "planes:int least:int first:int last:int",
    "puts nn.quantize before the weights and inputs of layers that are to be quantized"},
   {"autodiff", qnet_pass_autodiff, NN, NN, 0, 0, 0,
-   "optimizer:word momentum:float weight_decay:float nesterov:int beta1:float beta2:float "
-  "eps:float decoupled:int smoothing:float decay_norm:int distill:float temperature:float "
-  "features:float learn:word",
+   "optimizer:word momentum:float weight_decay:float nesterov:int muon:float beta1:float "
+   "beta2:float eps:float decoupled:int smoothing:float decay_norm:int distill:float "
+   "temperature:float features:float learn:word",
    "derives @step, one step of training, from @eval"},
   {"expose-features", qnet_pass_expose_features, NN, NN, 0, 0, 0, "",
    "yields what layers read, for another network to follow"},

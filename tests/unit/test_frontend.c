@@ -184,6 +184,7 @@ static void test_defaults(void **state) {
   assert_int_equal(p.recipe.epochs, 10);
   assert_int_equal(p.recipe.batch, 128);
   assert_true(p.recipe.lr == 0.1 && p.recipe.momentum == 0.9 && p.recipe.weight_decay == 1e-4);
+  assert_true(p.recipe.muon == 0);
   assert_int_equal(p.recipe.steps, 0);
   assert_false(p.recipe.flip);
   qnet_module_destroy(p.module);
@@ -194,7 +195,7 @@ static void test_declarations(void **state) {
   qnet_program p;
   expect_net(
       "quantize lcq(weights = 2, activations = 3, grid = 15, planes = 3) except last, first = 8\n"
-      "train { epochs = 2 * 3  optimizer = sgd(lr = 1, weight_decay = 0)\n"
+      "train { epochs = 2 * 3  optimizer = sgd(lr = 1, weight_decay = 0, muon = 0.2)\n"
       "  schedule = constant  label_smoothing = 0.1 }\n"
       "return image |> flatten |> dense(classes)\n",
       &p);
@@ -206,6 +207,7 @@ static void test_declarations(void **state) {
   assert_int_equal(p.quant.last_bits, 0);
   assert_int_equal(p.recipe.epochs, 6);
   assert_true(p.recipe.lr == 1 && p.recipe.weight_decay == 0 && p.recipe.label_smoothing == 0.1);
+  assert_true(p.recipe.muon == 0.2 && !p.recipe.nesterov);
   assert_int_equal(p.recipe.schedule, QNET_SCHEDULE_CONSTANT);
   qnet_module_destroy(p.module);
 }

@@ -116,6 +116,7 @@ static void test_f32(void **state) {
   (void)state;
   compare_runs("batch{n=9},autodiff");
   compare_runs("batch{n=9},autodiff{optimizer=adam,decay_norm=1}");
+  compare_runs("batch{n=9},autodiff{muon=0.1}");
 }
 
 static void test_quantized(void **state) {

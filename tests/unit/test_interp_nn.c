@@ -653,6 +653,54 @@ static void updates(void **state) {
   test_release(out, 5);
 }
 
+/* What five steps make of a singular value. */
+static double newton_schulz(double s) {
+  for (int i = 0; i < 5; i++)
+    s = 3.4445 * s - 4.775 * pow(s, 3) + 2.0315 * pow(s, 5);
+  return s;
+}
+
+/* Of a momentum with orthogonal rows (or columns) every singular value goes its own way. */
+static void muon_orthogonalizes_the_momentum(void **state) {
+  (void)state;
+  qnet_blob *args[] = {test_blob(QNET_F32, 6, (float[]){1, 1, 1, 2, 2, 2}),
+                       test_blob(QNET_F32, 6, (float[6]){0}),
+                       test_blob(QNET_F32, 6, (float[]){0, 6, 0, 8, 0, 0}),
+                       test_blob(QNET_F32, 1, (float[]){0.25f})};
+  qnet_blob *out[4] = {NULL};
+  test_run("module @t nn { func @step(%w: tensor<2x3xf32>, %g: tensor<2x3xf32>, %v: "
+           "tensor<2x3xf32>, %lr: tensor<f32>) {\n"
+           "%0, %1 = nn.muon(%w, %g, %v, %lr) {momentum = 0.5, weight_decay = 0.5, nesterov = 1, "
+           "scale = 0.5} : tensor<2x3xf32>, tensor<2x3xf32>\n"
+           "%2, %3 = nn.muon(%w, %g, %g, %lr) {momentum = 0.5, weight_decay = 0.0, scale = 0.5} : "
+           "tensor<2x3xf32>, tensor<2x3xf32>\n"
+           "yield %0, %1, %2 } }",
+           args, 4, out, 3);
+  const double w[6] = {1, 1, 1, 2, 2, 2};
+  for (int i = 0; i < 6; i++) {
+    const double direction = i == 1 ? newton_schulz(0.6) : i == 3 ? newton_schulz(0.8) : 0;
+    const double want = w[i] - 0.125 * (direction + 0.5 * w[i]);
+    assert_true(fabs((double)((float *)out[0]->data)[i] - want) < 1e-6);
+  }
+  check_floats(out[1], (float[]){0, 3, 0, 4, 0, 0}, 6);
+  check_floats(out[2], (float[]){1, 1, 1, 2, 2, 2}, 6); /* no gradient, no move */
+  test_release(out, 3);
+  test_run("module @t nn { func @step(%w: tensor<3x1x2xf32>, %g: tensor<3x1x2xf32>, %v: "
+           "tensor<3x1x2xf32>, %lr: tensor<f32>) {\n"
+           "%0, %1 = nn.muon(%w, %v, %g, %lr) {momentum = 0.5, weight_decay = 0.0, scale = 0.5} : "
+           "tensor<3x1x2xf32>, tensor<3x1x2xf32>\n"
+           "yield %0 } }",
+           args, 4, out, 1);
+  for (int i = 0; i < 6; i++) {
+    /* columns (0, 0, 0) and (6, 8, 0) */
+    const double share = i == 1 ? 0.6 : i == 3 ? 0.8 : 0;
+    const double want = w[i] - 0.125 * sqrt(1.5) * share * newton_schulz(1);
+    assert_true(fabs((double)((float *)out[0]->data)[i] - want) < 1e-6);
+  }
+  test_release(args, 4);
+  test_release(out, 1);
+}
+
 /* Two steps of two elements, worked out by hand from the definition. */
 static void adam_updates(void **state) {
   (void)state;
@@ -707,6 +755,7 @@ int main(void) {
       cmocka_unit_test(features_and_their_gradient),
       cmocka_unit_test(straight_through_gradients_and_statistics),
       cmocka_unit_test(updates),
+      cmocka_unit_test(muon_orthogonalizes_the_momentum),
       cmocka_unit_test(adam_updates),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -107,6 +107,52 @@ static void test_step_features(void **state) {
                 1, 2e-2);
 }
 
+static void test_step_muon(void **state) {
+  (void)state;
+  compare_steps("batch{n=6},autodiff{muon=0.3,weight_decay=0.01}", 3, 2e-3);
+  compare_steps("batch{n=6},autodiff{muon=0.3,nesterov=1}", 2, 2e-3);
+}
+
+/* One update of a weight of this shape, all of random numbers. */
+static void compare_muon(const char *shape) {
+  char text[512];
+  snprintf(text, sizeof text,
+           "module @t nn { func @step(%%w: tensor<%s>, %%g: tensor<%s>, %%v: tensor<%s>, %%lr: "
+           "tensor<f32>) {\n%%0, %%1 = nn.muon(%%w, %%g, %%v, %%lr) {momentum = 0.5, weight_decay "
+           "= 0.1, scale = 0.5} : tensor<%s>, tensor<%s>\n yield %%0, %%1 } }",
+           shape, shape, shape, shape, shape);
+  qnet_diag *d = qnet_diag_create(qnet_allocator_system());
+  qnet_module *m = test_parse(text, d);
+  qnet_plan *p = make_plan(m, "step", QNET_PLAN_FAST, d);
+  qnet_interp *in = NULL;
+  qnet_blob *args[4], *results[2] = {NULL};
+  uint64_t seed = SEED;
+  for (int i = 0; i < 4; i++) {
+    args[i] = qnet_plan_argument(p, i);
+    float *x = args[i]->data;
+    for (int64_t k = 0; k < qnet_blob_elements(args[i]); k++)
+      x[k] = test_float(&seed);
+  }
+  assert_int_equal(qnet_interp_create(m, "step", &in, d), QNET_OK);
+  assert_int_equal(qnet_interp_run(in, args, 4, results, 2, d), QNET_OK);
+  run_plan(p, d);
+  for (int i = 0; i < 2; i++)
+    assert_true(relative_difference(results[i], qnet_plan_result(p, i)) <= 1e-5);
+  test_release(results, 2);
+  qnet_interp_destroy(in);
+  qnet_plan_destroy(p);
+  qnet_module_destroy(m);
+  qnet_diag_destroy(d);
+}
+
+static void test_muon_shapes(void **state) {
+  (void)state;
+  static const char *const shapes[] = {"12x1x1x5xf32", "5x3x1x4xf32", "7x7xf32",      "1x9xf32",
+                                       "9x1x1x1xf32",  "1x1xf32",     "64x3x3x16xf32"};
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+    compare_muon(shapes[i]);
+}
+
 /* eps large: it keeps gradients near 0, which rounding turns around, from moving weights by lr. */
 static void test_step_adam(void **state) {
   (void)state;
@@ -345,6 +391,8 @@ static void test_out_of_memory_in_plan(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_step_f32),
+      cmocka_unit_test(test_step_muon),
+      cmocka_unit_test(test_muon_shapes),
       cmocka_unit_test(test_step_adam),
       cmocka_unit_test(test_step_features),
       cmocka_unit_test(test_step_quantized),
