@@ -3,10 +3,10 @@
 # every method by one recipe, following the mean of the f32 networks in examples/, packs the result and
 # lets the JIT count on all test images.
 # usage: bench/accuracy.sh [METHOD:BITS ...]    default: four methods at 2 bits, two at 3
-# A run takes half an hour on two quiet cores, the first one a quarter longer; one that was stopped goes
-# on where it was. Results stay in build/accuracy (remove it to start over). Needs scripts/get-cifar10.sh.
-# Others by environment: QNETC, the program; NET, the network, and F32, its f32 weights; OUT, the
-# directory, one for each network; RECIPE.
+# A run takes half an hour on two quiet cores, the first one two thirds longer; one that was stopped
+# goes on where it was. Results stay in build/accuracy (remove it to start over). Needs scripts/get-cifar10.sh.
+# Others by environment: QNETC, the program; NET, the network, and F32, its f32 weights; EPOCHS; OUT, the
+# directory, one for each network and recipe; RECIPE.
 set -eu
 cd "$(dirname "$0")/.."
 qnetc=${QNETC:-build/bin/qnetc}
@@ -17,9 +17,10 @@ teachers=""
 for weights in examples/*-f32.safetensors; do
   teachers="$teachers --distill=${weights%-f32.safetensors}.qnet:$weights"
 done
-# All methods see the same batches: what the networks followed say of them is computed once.
-default="--epochs=20 --lr=0.05 -D warmup=1 -D quantizer_lr=0.1 -D follow=0.9$teachers
-  --distill-cache=$out/answers.safetensors"
+# All methods and networks see the same batches: what is followed says of them is computed once.
+answers=$(dirname "$out")/answers.safetensors
+default="--epochs=${EPOCHS:-20} --lr=0.05 -D muon=0.15 -D warmup=1 -D quantizer_lr=0.1 -D follow=0.9$teachers
+  --distill-cache=$answers"
 recipe=${RECIPE:-$default}
 
 name_of() { echo "${1%%:*}-w${1##*:}a${1##*:}"; }

@@ -22,7 +22,7 @@ net small(classes = 10) {
 }
 train {
   epochs = 6  batch = 32
-  optimizer = sgd(lr = 0.05, momentum = 0.9, nesterov = true)
+  optimizer = sgd(lr = 0.05, momentum = 0.9, nesterov = true, muon = 0.1)
   augment = crop(pad = 2), flip
 }
 NET
