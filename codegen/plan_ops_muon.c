@@ -2,7 +2,6 @@
  * is brought near the orthogonal matrix next to it by five Newton-Schulz steps of degree five.
  * Products are taken on the shorter side: (X X^T) X = X (X^T X). */
 #include "codegen/plan_internal.h"
-#include "support/parallel.h"
 #include "support/simd.h"
 #include <math.h>
 #include <string.h>

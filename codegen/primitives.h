@@ -1,5 +1,5 @@
-/* Convolutions and dense layers of f32: fast ones by oneDNN, exact ones in the order that
- * docs/numbers.md fixes. Activations N,H,W,C; weights O,KH,KW,I (dense: O,I). */
+/* Convolutions, dense layers and products of matrices, of f32: fast ones by oneDNN, exact ones in
+ * the order that docs/numbers.md fixes. Activations N,H,W,C; weights O,KH,KW,I (dense: O,I). */
 #ifndef QNET_CODEGEN_PRIMITIVES_H
 #define QNET_CODEGEN_PRIMITIVES_H
 
