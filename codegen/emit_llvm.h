@@ -100,6 +100,8 @@ LLVMValueRef qnet_emit_view(qnet_emitter *e, const qnet_op *op);
 LLVMValueRef qnet_emit_read(qnet_emitter *e, const qnet_op *op);
 LLVMValueRef qnet_emit_load(qnet_emitter *e, const qnet_op *op);
 LLVMValueRef qnet_emit_store(qnet_emitter *e, const qnet_op *op);
+LLVMValueRef qnet_emit_gather(qnet_emitter *e, const qnet_op *op);
+LLVMValueRef qnet_emit_scatter_add(qnet_emitter *e, const qnet_op *op);
 LLVMValueRef qnet_emit_zero(qnet_emitter *e, const qnet_op *op);
 
 /* emit_llvm_count.c */

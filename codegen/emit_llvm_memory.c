@@ -154,7 +154,8 @@ typedef struct address {
   unsigned align;
 } address;
 
-/* The address that operands first (buffer) and those behind it (indices) name. */
+/* The address that operands first (buffer) and those behind it (indices) name; of the indices, the
+ * scalar ones: others differ from lane to lane. */
 static address find_address(qnet_emitter *e, const qnet_op *op, int first) {
   const address none = {NULL, 0};
   const qnet_value *buffer = op->operand[first];
@@ -168,14 +169,14 @@ static address find_address(qnet_emitter *e, const qnet_op *op, int first) {
   int aligned = buffer_zeros(e, buffer);
   int64_t stride = qnet_dtype_bytes(type->dtype);
   LLVMValueRef offset = qnet_emit_i64(e, 0);
-  for (int k = type->rank - 1; k >= 0; k--) {
+  for (int k = type->rank - 1; k >= 0; stride *= type->dim[k--]) {
+    if (op->operand[first + 1 + k]->type->kind == QNET_TYPE_VECTOR) continue;
     LLVMValueRef index = qnet_emit_operand(e, op, first + 1 + k);
     if (index == NULL) return none;
     LLVMValueRef term = LLVMBuildNSWMul(e->builder, index, qnet_emit_i64(e, stride), "");
     offset = LLVMBuildNSWAdd(e->builder, term, offset, "");
     const int term_zeros = zeros(stride) + known_zeros(op->operand[first + 1 + k], MAX_PROOF_DEPTH);
     aligned = smaller(aligned, term_zeros);
-    stride *= type->dim[k];
   }
   const address a = {
       LLVMBuildInBoundsGEP2(e->builder, e->i8, pointer, &offset, 1, ""),
@@ -212,6 +213,48 @@ LLVMValueRef qnet_emit_store(qnet_emitter *e, const qnet_op *op) {
   LLVMValueRef store = LLVMBuildStore(e->builder, value, a.pointer);
   LLVMSetAlignment(store, a.align);
   annotate(e, store, op->operand[1]);
+  return store;
+}
+
+/* ---- an address a lane ------------------------------------------------------------------------
+ */
+
+LLVMValueRef qnet_emit_gather(qnet_emitter *e, const qnet_op *op) {
+  const address a = find_address(e, op, 0);
+  LLVMValueRef index = qnet_emit_operand(e, op, op->operand_count - 1);
+  if (a.pointer == NULL || index == NULL) return NULL;
+  LLVMTypeRef type = qnet_emit_type(e, op->result[0].type);
+  LLVMValueRef at =
+      LLVMBuildInBoundsGEP2(e->builder, LLVMGetElementType(type), a.pointer, &index, 1, "");
+  LLVMTypeRef i1 = LLVMInt1TypeInContext(e->context), i32 = LLVMInt32TypeInContext(e->context);
+  const unsigned align = (unsigned)qnet_dtype_bytes(op->result[0].type->dtype);
+  LLVMTypeRef overloads[2] = {type, LLVMTypeOf(at)};
+  LLVMValueRef args[4] = {at, LLVMConstInt(i32, align, false),
+                          LLVMConstAllOnes(qnet_emit_type_like(i1, type)), LLVMGetUndef(type)};
+  LLVMValueRef gather = qnet_emit_intrinsic(e, "llvm.masked.gather", overloads, 2, args, 4);
+  if (gather != NULL) annotate(e, gather, op->operand[0]);
+  return gather;
+}
+
+/* Lane by lane: no target does better, and those with a scatter do worse. */
+LLVMValueRef qnet_emit_scatter_add(qnet_emitter *e, const qnet_op *op) {
+  const address a = find_address(e, op, 1);
+  LLVMValueRef value = qnet_emit_operand(e, op, 0), row = qnet_emit_operand(e, op, 2);
+  if (a.pointer == NULL || value == NULL || row == NULL) return NULL;
+  LLVMTypeRef f32 = LLVMFloatTypeInContext(e->context);
+  LLVMValueRef columns = qnet_emit_i64(e, op->operand[1]->type->dim[1]), store = NULL;
+  for (int64_t n = 0; n < op->operand[0]->type->dim[0]; n++) {
+    LLVMValueRef lane = qnet_emit_i64(e, n);
+    LLVMValueRef at = LLVMBuildExtractElement(e->builder, row, lane, "");
+    at = LLVMBuildNSWMul(e->builder, LLVMBuildZExt(e->builder, at, e->i64, ""), columns, "");
+    at = LLVMBuildNSWAdd(e->builder, at, lane, "");
+    LLVMValueRef pointer = LLVMBuildInBoundsGEP2(e->builder, f32, a.pointer, &at, 1, "");
+    LLVMValueRef load = LLVMBuildLoad2(e->builder, f32, pointer, "");
+    LLVMValueRef add = LLVMBuildExtractElement(e->builder, value, lane, "");
+    store = LLVMBuildStore(e->builder, LLVMBuildFAdd(e->builder, load, add, ""), pointer);
+    annotate(e, load, op->operand[1]);
+    annotate(e, store, op->operand[1]);
+  }
   return store;
 }
 

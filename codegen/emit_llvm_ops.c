@@ -151,6 +151,8 @@ qnet_emit_fn qnet_emit_find(int opcode) {
       [QNET_OP_LOOP_SPLAT] = emit_splat,
       [QNET_OP_LOOP_LOAD] = qnet_emit_load,
       [QNET_OP_LOOP_STORE] = qnet_emit_store,
+      [QNET_OP_LOOP_GATHER] = qnet_emit_gather,
+      [QNET_OP_LOOP_SCATTER_ADD] = qnet_emit_scatter_add,
       [QNET_OP_LOOP_ADD] = emit_add,
       [QNET_OP_LOOP_SUB] = emit_sub,
       [QNET_OP_LOOP_MUL] = emit_mul,

@@ -35,6 +35,14 @@ typedef struct access {
   size_t bytes;                  /* of the value */
 } access;
 
+/* Detail of gather and scatter_add: lane n is at index[n] * stride bytes from what `first` names,
+ * and scatter_add's n elements further. */
+typedef struct lanes_access {
+  access first;
+  const int32_t *index;
+  int64_t stride;
+} lanes_access;
+
 typedef struct copy {
   void *to;
   const void *from;
@@ -83,7 +91,7 @@ static void run_copies(const copies *list) {
     move_bytes(list->item[i].to, list->item[i].from, list->item[i].bytes);
 }
 
-static void bounds_error(const qnet_loop_instr *in, qnet_diag *d) {
+static const qnet_loop_instr *bounds_error(const qnet_loop_instr *in, qnet_diag *d) {
   const access *m = in->detail;
   char index[QNET_MAX_RANK * 24 + 1] = "", shape[QNET_MAX_RANK * 24 + 1] = "";
   size_t used = 0, length = 0;
@@ -96,16 +104,29 @@ static void bounds_error(const qnet_loop_instr *in, qnet_diag *d) {
   qnet_error(d, in->op->loc, "'%s' out of bounds: %zu bytes at index [%s] of buf<%s%s>",
              qnet_op_def_of(in->op->opcode)->name, m->bytes, index, shape,
              qnet_dtype_name(m->buffer->type->dtype));
+  return NULL;
 }
 
-/* The address of the access; NULL when it leaves the buffer. Offsets wrap as unsigned numbers, so
- * that a negative one is a large one. */
-static inline char *address_of(const access *m) {
-  uint64_t offset = 0;
+/* A lane has left its buffer. */
+static const qnet_loop_instr *lane_error(const qnet_loop_instr *in, int64_t lane, qnet_diag *d) {
+  const lanes_access *m = in->detail;
+  qnet_error(d, in->op->loc, "'%s' out of bounds: lane %lld has index %d",
+             qnet_op_def_of(in->op->opcode)->name, (long long)lane, (int)m->index[lane]);
+  return NULL;
+}
+
+/* The address of the access, `shift` bytes further; NULL when it leaves the buffer. Offsets wrap as
+ * unsigned numbers, so that a negative one is a large one. */
+static inline char *address_at(const access *m, int64_t shift) {
+  uint64_t offset = (uint64_t)shift;
   for (int i = 0; i < m->rank; i++)
     offset += (uint64_t)*m->index[i] * (uint64_t)m->stride[i];
   if (m->bytes > m->buffer->bytes || offset > m->buffer->bytes - m->bytes) return NULL;
   return m->buffer->data + offset;
+}
+
+static inline char *address_of(const access *m) {
+  return address_at(m, 0);
 }
 
 static const qnet_loop_instr *run_load(const qnet_loop_instr *in, qnet_diag *d) {
@@ -115,8 +136,7 @@ static const qnet_loop_instr *run_load(const qnet_loop_instr *in, qnet_diag *d) 
     move_bytes(in->dst, from, m->bytes);
     return in + 1;
   }
-  bounds_error(in, d);
-  return NULL;
+  return bounds_error(in, d);
 }
 
 static const qnet_loop_instr *run_store(const qnet_loop_instr *in, qnet_diag *d) {
@@ -126,8 +146,31 @@ static const qnet_loop_instr *run_store(const qnet_loop_instr *in, qnet_diag *d)
     move_bytes(to, in->a, m->bytes);
     return in + 1;
   }
-  bounds_error(in, d);
-  return NULL;
+  return bounds_error(in, d);
+}
+
+static const qnet_loop_instr *run_gather(const qnet_loop_instr *in, qnet_diag *d) {
+  const lanes_access *m = in->detail;
+  for (int64_t n = 0; n < in->lanes; n++) {
+    const char *from = address_at(&m->first, m->index[n] * m->stride);
+    if (from == NULL) return lane_error(in, n, d);
+    move_bytes((char *)in->dst + (size_t)n * m->first.bytes, from, m->first.bytes);
+  }
+  return in + 1;
+}
+
+static const qnet_loop_instr *run_scatter_add(const qnet_loop_instr *in, qnet_diag *d) {
+  const lanes_access *m = in->detail;
+  const float *value = in->a;
+  for (int64_t n = 0; n < in->lanes; n++) {
+    char *to = address_at(&m->first, m->index[n] * m->stride + n * (int64_t)sizeof *value);
+    if (to == NULL) return lane_error(in, n, d);
+    float sum;
+    memcpy(&sum, to, sizeof sum);
+    sum += value[n];
+    memcpy(to, &sum, sizeof sum);
+  }
+  return in + 1;
 }
 
 static const qnet_loop_instr *run_zero(const qnet_loop_instr *in, qnet_diag *d) {
@@ -291,6 +334,43 @@ static qnet_status decode_access(qnet_loop_program *p, const qnet_op *op, qnet_d
   return QNET_OK;
 }
 
+/* The index that differs from lane to lane stays out of `first`: it counts 0 there. */
+static qnet_status decode_lanes(qnet_loop_program *p, const qnet_op *op, qnet_diag *d) {
+  const bool gather = op->opcode == QNET_OP_LOOP_GATHER;
+  const int first = gather ? 1 : 2, varying = gather ? op->operand_count - 1 : 2;
+  const buffer *b = p->buffer[op->operand[first - 1]->id];
+  const qnet_value *index = op->operand[varying];
+  if (b == NULL || op->operand_count - first != b->type->rank ||
+      index->type->kind != QNET_TYPE_VECTOR || index->type->dtype != QNET_I32 ||
+      (!gather && (b->kind == BUFFER_SYMBOL || b->type->dtype != QNET_F32)))
+    return bad_operation(op, d);
+  lanes_access *m = qnet_arena_alloc(&p->arena, sizeof *m);
+  if (m == NULL) return qnet_out_of_memory(d);
+  *m = (lanes_access){.index = p->place[index->id],
+                      .first = {.buffer = b, .bytes = (size_t)qnet_dtype_bytes(b->type->dtype)}};
+  int64_t stride = qnet_dtype_bytes(b->type->dtype);
+  for (int i = b->type->rank - 1; i >= 0; stride *= b->type->dim[i--]) {
+    const qnet_value *v = op->operand[first + i];
+    if (v == index) {
+      m->stride = stride;
+      continue;
+    }
+    if (!is_index(v)) return bad_operation(op, d);
+    m->first.index[m->first.rank] = p->place[v->id];
+    m->first.stride[m->first.rank++] = stride;
+  }
+  qnet_loop_instr *in = emit(p, op, gather ? run_gather : run_scatter_add);
+  in->detail = m;
+  in->lanes = qnet_loop_lanes(index->type);
+  const qnet_value *value = gather ? &op->result[0] : op->operand[0];
+  if (value->type->dtype != b->type->dtype || qnet_loop_lanes(value->type) != in->lanes)
+    return bad_operation(op, d);
+  if (!gather) return operand_places(p, op, 0, &in->a, 1, d);
+  QNET_TRY(give_place(p, value, d));
+  in->dst = p->place[value->id];
+  return QNET_OK;
+}
+
 /* Constants are written into their places once, when the program is made. */
 static qnet_status decode_const(qnet_loop_program *p, const qnet_op *op, qnet_diag *d) {
   const qnet_value *v = &op->result[0];
@@ -434,6 +514,8 @@ static qnet_status decode_op(qnet_loop_program *p, const qnet_op *op, int depth,
   case QNET_OP_LOOP_CONST: return decode_const(p, op, d);
   case QNET_OP_LOOP_LOAD:
   case QNET_OP_LOOP_STORE: return decode_access(p, op, d);
+  case QNET_OP_LOOP_GATHER:
+  case QNET_OP_LOOP_SCATTER_ADD: return decode_lanes(p, op, d);
   default: return decode_compute(p, op, d);
   }
 }

@@ -98,16 +98,23 @@ static bool rule_zero(qnet_verifier *v, const qnet_op *op) {
   return expect_buffer(v, op, 0);
 }
 
-/* Operand `buffer` is one, and an i64 index for each of its dimensions follows. */
-static bool expect_access(qnet_verifier *v, const qnet_op *op, int buffer) {
+/* Operand `buffer` is one, and an index for each of its dimensions follows. */
+static bool expect_indices(qnet_verifier *v, const qnet_op *op, int buffer) {
   if (!expect_buffer(v, op, buffer)) return false;
-  const int rank = qnet_in(op, buffer)->rank;
-  if (op->operand_count - buffer - 1 != rank)
-    return qnet_verify_error(v, op, "%d indices for a buffer of %d dimensions",
-                             op->operand_count - buffer - 1, rank);
-  for (int i = buffer + 1; i < op->operand_count; i++)
+  const int rank = qnet_in(op, buffer)->rank, indices = op->operand_count - buffer - 1;
+  return indices == rank ||
+         qnet_verify_error(v, op, "%d indices for a buffer of %d dimensions", indices, rank);
+}
+
+/* Operands from..to-1 are i64. */
+static bool expect_i64(qnet_verifier *v, const qnet_op *op, int from, int to) {
+  for (int i = from; i < to; i++)
     if (!qnet_expect_in(v, op, i, scalar(QNET_I64))) return false;
   return true;
+}
+
+static bool expect_access(qnet_verifier *v, const qnet_op *op, int buffer) {
+  return expect_indices(v, op, buffer) && expect_i64(v, op, buffer + 1, op->operand_count);
 }
 
 static bool rule_load(qnet_verifier *v, const qnet_op *op) {
@@ -118,6 +125,24 @@ static bool rule_load(qnet_verifier *v, const qnet_op *op) {
 static bool rule_store(qnet_verifier *v, const qnet_op *op) {
   if (!is_lanes(qnet_in(op, 0))) return wrong_operand(v, op, 0, "a scalar or a vector");
   return expect_access(v, op, 1);
+}
+
+static bool rule_gather(qnet_verifier *v, const qnet_op *op) {
+  const int last = op->operand_count - 1;
+  if (!expect_indices(v, op, 0) || !expect_i64(v, op, 1, last)) return false;
+  const qnet_type *index = qnet_in(op, last), *buffer = qnet_in(op, 0);
+  if (index->kind != QNET_TYPE_VECTOR || index->dtype != QNET_I32)
+    return wrong_operand(v, op, last, "lanes of i32");
+  return qnet_expect_out(v, op, 0, with_dtype(index, buffer->dtype));
+}
+
+static bool rule_scatter_add(qnet_verifier *v, const qnet_op *op) {
+  const qnet_type *value = qnet_in(op, 0), *buffer = qnet_in(op, 1);
+  if (value->kind != QNET_TYPE_VECTOR || value->dtype != QNET_F32)
+    return wrong_operand(v, op, 0, "lanes of f32");
+  if (!expect_indices(v, op, 1)) return false;
+  if (buffer->dtype != QNET_F32) return wrong_operand(v, op, 1, "a buffer of f32");
+  return qnet_expect_in(v, op, 2, with_dtype(value, QNET_I32)) && expect_i64(v, op, 3, 4);
 }
 
 /* ---- loops ----------------------------------------------------------------------------------- */
@@ -263,23 +288,41 @@ static bool rule_extract(qnet_verifier *v, const qnet_op *op) {
 
 qnet_rule qnet_rule_loop(int opcode) {
   static const qnet_rule rules[QNET_OP_COUNT] = {
-      [QNET_OP_LOOP_ALLOC] = rule_alloc,       [QNET_OP_LOOP_VIEW] = rule_view,
-      [QNET_OP_LOOP_ZERO] = rule_zero,         [QNET_OP_LOOP_PARALLEL_FOR] = rule_parallel_for,
-      [QNET_OP_LOOP_FOR] = rule_for,           [QNET_OP_LOOP_CONST] = rule_const,
-      [QNET_OP_LOOP_SPLAT] = rule_splat,       [QNET_OP_LOOP_LOAD] = rule_load,
-      [QNET_OP_LOOP_STORE] = rule_store,       [QNET_OP_LOOP_ADD] = rule_arithmetic,
-      [QNET_OP_LOOP_SUB] = rule_arithmetic,    [QNET_OP_LOOP_MUL] = rule_arithmetic,
-      [QNET_OP_LOOP_AND] = rule_logic,         [QNET_OP_LOOP_OR] = rule_logic,
-      [QNET_OP_LOOP_XOR] = rule_logic,         [QNET_OP_LOOP_SHL] = rule_arithmetic,
-      [QNET_OP_LOOP_LSHR] = rule_arithmetic,   [QNET_OP_LOOP_ASHR] = rule_arithmetic,
-      [QNET_OP_LOOP_SMAX] = rule_arithmetic,   [QNET_OP_LOOP_SMIN] = rule_arithmetic,
-      [QNET_OP_LOOP_POPCNT] = rule_arithmetic, [QNET_OP_LOOP_FADD] = rule_float,
-      [QNET_OP_LOOP_FSUB] = rule_float,        [QNET_OP_LOOP_FMUL] = rule_float,
-      [QNET_OP_LOOP_FMA] = rule_float,         [QNET_OP_LOOP_CMP] = rule_cmp,
-      [QNET_OP_LOOP_FCMP] = rule_fcmp,         [QNET_OP_LOOP_SELECT] = rule_select,
-      [QNET_OP_LOOP_CAST] = rule_cast,         [QNET_OP_LOOP_BITMASK] = rule_bitmask,
-      [QNET_OP_LOOP_POP_ACC] = rule_pop_acc,   [QNET_OP_LOOP_WIDEN_SUM] = rule_widen_sum,
+      [QNET_OP_LOOP_ALLOC] = rule_alloc,
+      [QNET_OP_LOOP_VIEW] = rule_view,
+      [QNET_OP_LOOP_ZERO] = rule_zero,
+      [QNET_OP_LOOP_PARALLEL_FOR] = rule_parallel_for,
+      [QNET_OP_LOOP_FOR] = rule_for,
+      [QNET_OP_LOOP_CONST] = rule_const,
+      [QNET_OP_LOOP_SPLAT] = rule_splat,
+      [QNET_OP_LOOP_LOAD] = rule_load,
+      [QNET_OP_LOOP_STORE] = rule_store,
+      [QNET_OP_LOOP_ADD] = rule_arithmetic,
+      [QNET_OP_LOOP_SUB] = rule_arithmetic,
+      [QNET_OP_LOOP_MUL] = rule_arithmetic,
+      [QNET_OP_LOOP_AND] = rule_logic,
+      [QNET_OP_LOOP_OR] = rule_logic,
+      [QNET_OP_LOOP_XOR] = rule_logic,
+      [QNET_OP_LOOP_SHL] = rule_arithmetic,
+      [QNET_OP_LOOP_LSHR] = rule_arithmetic,
+      [QNET_OP_LOOP_ASHR] = rule_arithmetic,
+      [QNET_OP_LOOP_SMAX] = rule_arithmetic,
+      [QNET_OP_LOOP_SMIN] = rule_arithmetic,
+      [QNET_OP_LOOP_POPCNT] = rule_arithmetic,
+      [QNET_OP_LOOP_FADD] = rule_float,
+      [QNET_OP_LOOP_FSUB] = rule_float,
+      [QNET_OP_LOOP_FMUL] = rule_float,
+      [QNET_OP_LOOP_FMA] = rule_float,
+      [QNET_OP_LOOP_CMP] = rule_cmp,
+      [QNET_OP_LOOP_FCMP] = rule_fcmp,
+      [QNET_OP_LOOP_SELECT] = rule_select,
+      [QNET_OP_LOOP_CAST] = rule_cast,
+      [QNET_OP_LOOP_BITMASK] = rule_bitmask,
+      [QNET_OP_LOOP_POP_ACC] = rule_pop_acc,
+      [QNET_OP_LOOP_WIDEN_SUM] = rule_widen_sum,
       [QNET_OP_LOOP_EXTRACT] = rule_extract,
+      [QNET_OP_LOOP_GATHER] = rule_gather,
+      [QNET_OP_LOOP_SCATTER_ADD] = rule_scatter_add,
   };
   return rules[opcode];
 }

@@ -488,6 +488,38 @@ static void raw_accesses(void **state) {
                       "    yield\n  }\n}\n");
 }
 
+/* An address a lane: tables of floats and bytes, sums that meet in one row. */
+static void gathers_and_scatters(void **state) {
+  static const int lanes[] = {4, 8, 16};
+  for (size_t i = 0; i < sizeof lanes / sizeof *lanes; i++) {
+    const int n = lanes[i];
+    char text[1600];
+    snprintf(text, sizeof text,
+             "module @t loop {\n"
+             "  func @eval(%%x: buf<64xi32>, %%f: buf<3x8xf32>, %%u: buf<8xu8>,\n"
+             "             %%bins: buf<8x20xf32>, %%o: buf<64xf32>, %%b: buf<64xu8>) {\n"
+             "    %%zero = loop.const() {int = 0} : i64\n"
+             "    %%two = loop.const() {int = 2} : i64\n"
+             "    %%end = loop.const() {int = 64} : i64\n"
+             "    %%seven = loop.const() {int = 7} : i32\n"
+             "    %%mask = loop.splat(%%seven) : vec<%dxi32>\n"
+             "    loop.zero(%%bins)\n"
+             "    loop.for(%%zero, %%end) {step = %d} {\n"
+             "      ^(%%i: i64):\n"
+             "      %%raw = loop.load(%%x, %%i) : vec<%dxi32>\n"
+             "      %%k = loop.and(%%raw, %%mask) : vec<%dxi32>\n"
+             "      %%v = loop.gather(%%f, %%two, %%k) : vec<%dxf32>\n"
+             "      loop.store(%%v, %%o, %%i)\n"
+             "      %%c = loop.gather(%%u, %%k) : vec<%dxu8>\n"
+             "      loop.store(%%c, %%b, %%i)\n"
+             "      loop.scatter_add(%%v, %%bins, %%k, %%two)\n"
+             "      loop.scatter_add(%%v, %%bins, %%mask, %%two)\n"
+             "      yield\n    }\n    yield\n  }\n}\n",
+             n, n, n, n, n, n);
+    on_all_hosts(state, text);
+  }
+}
+
 static void arguments_are_checked(void **state) {
   qnet_module *m = parse(model);
   qnet_jit *jit = compile(m, &((hosts *)*state)->choice[0]);
@@ -647,6 +679,7 @@ int main(void) {
       cmocka_unit_test(bitmasks),
       cmocka_unit_test(loops_views_and_constants),
       cmocka_unit_test(raw_accesses),
+      cmocka_unit_test(gathers_and_scatters),
       cmocka_unit_test(arguments_are_checked),
       cmocka_unit_test(calls_are_reentrant),
       cmocka_unit_test(files_of_every_kind),

@@ -307,6 +307,31 @@ static void accesses_stay_in_bounds(void **state) {
   check_refusal("loop.store(%v, %x, %1, %4)", "'loop.store' out of bounds");
 }
 
+static void lanes_stay_in_bounds(void **state) {
+  (void)state;
+  const char *text =
+      "module @t loop { func @eval(%x: buf<3x4xf32>, %i: buf<4xi32>, %y: buf<4xf32>) {\n"
+      "%0 = loop.const() {int = 0} : i64\n %k = loop.load(%i, %0) : vec<4xi32>\n"
+      "%r = loop.gather(%x, %0, %k) : vec<4xf32>\n loop.store(%r, %y, %0)\n"
+      "loop.scatter_add(%r, %x, %k, %0)\n yield } }";
+  const int32_t row[] = {2, 0, 2, 1}, below[] = {0, 1, -1, 0}, above[] = {0, 1, 2, 12},
+                no_row[] = {0, 0, 0, 3};
+  const float x[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+  const float picked[] = {3, 1, 3, 2}, sums[] = {1, 3, 3, 4, 5, 6, 7, 10, 12, 10, 14, 12};
+  qnet_blob *args[] = {test_blob(QNET_F32, 12, x), test_blob(QNET_I32, 4, row),
+                       test_blob(QNET_F32, 4, NULL)};
+  test_run(text, args, 3, NULL, 0);
+  assert_memory_equal(args[2]->data, picked, sizeof picked);
+  assert_memory_equal(args[0]->data, sums, sizeof sums);
+  memcpy(args[1]->data, below, sizeof below);
+  test_fails(text, args, 3, NULL, 0, "'loop.gather' out of bounds: lane 2 has index -1");
+  memcpy(args[1]->data, above, sizeof above);
+  test_fails(text, args, 3, NULL, 0, "'loop.gather' out of bounds: lane 3 has index 12");
+  memcpy(args[1]->data, no_row, sizeof no_row);
+  test_fails(text, args, 3, NULL, 0, "'loop.scatter_add' out of bounds: lane 3 has index 3");
+  test_release(args, 3);
+}
+
 static void meaningless_operations_are_refused(void **state) {
   (void)state;
   check_refusal("%s = loop.load(%x, %0, %1) : i32\n %k = loop.const() {int = 32} : i32\n"
@@ -340,6 +365,7 @@ int main(void) {
       cmocka_unit_test(carried_values_move_at_once),
       cmocka_unit_test(a_loop_to_the_last_integer_ends),
       cmocka_unit_test(accesses_stay_in_bounds),
+      cmocka_unit_test(lanes_stay_in_bounds),
       cmocka_unit_test(meaningless_operations_are_refused),
       cmocka_unit_test(no_leak_when_memory_ends),
   };
