@@ -100,16 +100,26 @@ void qnet_scaled_set_follow(qnet_quantizer_site *s, const float *w, int64_t n) {
   s->param[QNET_SET_DEVIATION] = (float)deviation;
 }
 
+/* From x, in steps, to the nearest level. */
+static double distance(const view *v, double x) {
+  int low = 0, high = v->n - 1;
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    if (v->level[middle] < x)
+      low = middle;
+    else
+      high = middle;
+  }
+  return fmin(fabs(x - v->level[low]), fabs(x - v->level[high]));
+}
+
 static double top_error(void *context, double top, const float *x, int64_t n) {
   const view *v = context;
   const double step = top / v->level[v->n - 1];
   double error = 0;
   for (int64_t i = 0; i < n; i++) {
-    const double scaled = ((double)x[i] - v->mean) / (v->deviation * step);
-    double best = INFINITY;
-    for (int k = 0; k < v->n; k++)
-      best = fmin(best, fabs(scaled - v->level[k]));
-    error += best * best;
+    const double off = distance(v, ((double)x[i] - v->mean) / (v->deviation * step));
+    error += off * off;
   }
   return error * step * step;
 }
