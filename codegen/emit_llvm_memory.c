@@ -216,8 +216,27 @@ LLVMValueRef qnet_emit_store(qnet_emitter *e, const qnet_op *op) {
   return store;
 }
 
-/* ---- an address a lane ------------------------------------------------------------------------
- */
+/* ---- an address a lane ----------------------------------------------------------------------- */
+
+/* llvm.masked.gather of all lanes; since LLVM 22 the alignment is an attribute of the address. */
+static LLVMValueRef masked_gather(qnet_emitter *e, LLVMTypeRef type, LLVMValueRef at,
+                                  unsigned align) {
+  LLVMTypeRef i1 = LLVMInt1TypeInContext(e->context);
+  LLVMTypeRef overloads[2] = {type, LLVMTypeOf(at)};
+  LLVMValueRef mask = LLVMConstAllOnes(qnet_emit_type_like(i1, type)), rest = LLVMGetUndef(type);
+#if LLVM_VERSION_MAJOR >= 22
+  LLVMValueRef args[3] = {at, mask, rest};
+  LLVMValueRef gather = qnet_emit_intrinsic(e, "llvm.masked.gather", overloads, 2, args, 3);
+  const unsigned kind = LLVMGetEnumAttributeKindForName("align", 5);
+  if (gather != NULL)
+    LLVMAddCallSiteAttribute(gather, 1, LLVMCreateEnumAttribute(e->context, kind, align));
+  return gather;
+#else
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(e->context);
+  LLVMValueRef args[4] = {at, LLVMConstInt(i32, align, false), mask, rest};
+  return qnet_emit_intrinsic(e, "llvm.masked.gather", overloads, 2, args, 4);
+#endif
+}
 
 LLVMValueRef qnet_emit_gather(qnet_emitter *e, const qnet_op *op) {
   const address a = find_address(e, op, 0);
@@ -226,34 +245,44 @@ LLVMValueRef qnet_emit_gather(qnet_emitter *e, const qnet_op *op) {
   LLVMTypeRef type = qnet_emit_type(e, op->result[0].type);
   LLVMValueRef at =
       LLVMBuildInBoundsGEP2(e->builder, LLVMGetElementType(type), a.pointer, &index, 1, "");
-  LLVMTypeRef i1 = LLVMInt1TypeInContext(e->context), i32 = LLVMInt32TypeInContext(e->context);
   const unsigned align = (unsigned)qnet_dtype_bytes(op->result[0].type->dtype);
-  LLVMTypeRef overloads[2] = {type, LLVMTypeOf(at)};
-  LLVMValueRef args[4] = {at, LLVMConstInt(i32, align, false),
-                          LLVMConstAllOnes(qnet_emit_type_like(i1, type)), LLVMGetUndef(type)};
-  LLVMValueRef gather = qnet_emit_intrinsic(e, "llvm.masked.gather", overloads, 2, args, 4);
+  LLVMValueRef gather = masked_gather(e, type, at, align);
   if (gather != NULL) annotate(e, gather, op->operand[0]);
   return gather;
 }
 
+/* Lane `n` of a and b as a vector of two. */
+static LLVMValueRef pair_of(qnet_emitter *e, LLVMValueRef a, LLVMValueRef b, int64_t n,
+                            int64_t lanes) {
+  LLVMTypeRef i32 = LLVMInt32TypeInContext(e->context);
+  LLVMValueRef pick[2] = {LLVMConstInt(i32, (uint64_t)n, false),
+                          LLVMConstInt(i32, (uint64_t)(n + lanes), false)};
+  return LLVMBuildShuffleVector(e->builder, a, b, LLVMConstVector(pick, 2), "");
+}
+
 /* Lane by lane: no target does better, and those with a scatter do worse. */
 LLVMValueRef qnet_emit_scatter_add(qnet_emitter *e, const qnet_op *op) {
-  const address a = find_address(e, op, 1);
-  LLVMValueRef value = qnet_emit_operand(e, op, 0), row = qnet_emit_operand(e, op, 2);
-  if (a.pointer == NULL || value == NULL || row == NULL) return NULL;
-  LLVMTypeRef f32 = LLVMFloatTypeInContext(e->context);
-  LLVMValueRef columns = qnet_emit_i64(e, op->operand[1]->type->dim[1]), store = NULL;
-  for (int64_t n = 0; n < op->operand[0]->type->dim[0]; n++) {
+  LLVMValueRef a = qnet_emit_operand(e, op, 0), b = qnet_emit_operand(e, op, 1);
+  LLVMValueRef buffer = qnet_emit_operand(e, op, 2), row = qnet_emit_operand(e, op, 3);
+  LLVMValueRef column = qnet_emit_operand(e, op, 4), store = NULL;
+  if (a == NULL || b == NULL || buffer == NULL || row == NULL || column == NULL) return NULL;
+  const int64_t lanes = op->operand[0]->type->dim[0];
+  LLVMTypeRef two = LLVMVectorType(LLVMFloatTypeInContext(e->context), 2);
+  LLVMValueRef columns = qnet_emit_i64(e, op->operand[2]->type->dim[1]);
+  buffer = LLVMBuildInBoundsGEP2(e->builder, two, buffer, &column, 1, "");
+  for (int64_t n = 0; n < lanes; n++) {
     LLVMValueRef lane = qnet_emit_i64(e, n);
     LLVMValueRef at = LLVMBuildExtractElement(e->builder, row, lane, "");
     at = LLVMBuildNSWMul(e->builder, LLVMBuildZExt(e->builder, at, e->i64, ""), columns, "");
     at = LLVMBuildNSWAdd(e->builder, at, lane, "");
-    LLVMValueRef pointer = LLVMBuildInBoundsGEP2(e->builder, f32, a.pointer, &at, 1, "");
-    LLVMValueRef load = LLVMBuildLoad2(e->builder, f32, pointer, "");
-    LLVMValueRef add = LLVMBuildExtractElement(e->builder, value, lane, "");
-    store = LLVMBuildStore(e->builder, LLVMBuildFAdd(e->builder, load, add, ""), pointer);
-    annotate(e, load, op->operand[1]);
-    annotate(e, store, op->operand[1]);
+    LLVMValueRef pointer = LLVMBuildInBoundsGEP2(e->builder, two, buffer, &at, 1, "");
+    LLVMValueRef load = LLVMBuildLoad2(e->builder, two, pointer, "");
+    LLVMValueRef sum = LLVMBuildFAdd(e->builder, load, pair_of(e, a, b, n, lanes), "");
+    store = LLVMBuildStore(e->builder, sum, pointer);
+    LLVMSetAlignment(load, sizeof(float));
+    LLVMSetAlignment(store, sizeof(float));
+    annotate(e, load, op->operand[2]);
+    annotate(e, store, op->operand[2]);
   }
   return store;
 }

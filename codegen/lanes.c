@@ -157,6 +157,13 @@ double qnet_lanes_add(const float *lane) {
   return sum;
 }
 
+void qnet_lanes_add_pairs(const qnet_lane_pair *lane, double sum[2]) {
+  sum[0] = sum[1] = 0;
+  for (int j = 0; j < LANES; j++)
+    for (int k = 0; k < 2; k++)
+      sum[k] += (double)lane[j][k];
+}
+
 static void sum_all(const qnet_lane_table *t, const float *x, int64_t n, float *y, above *a) {
   lane_sums sums;
   for (int first = 0; first < t->ranks; first += SLOTS) {
@@ -273,14 +280,16 @@ void qnet_lanes_weigh(const qnet_lane_table *t, const float *x, const float *dy,
 
 /* ---- channel by channel -----------------------------------------------------------------------*/
 
+typedef uint8_t bytes __attribute__((vector_size(WIDTH), aligned(1), may_alias));
+
 /* Of WIDTH channels in rows of `stride`, for the codes `first` to first + SLOTS - 1. */
-QNET_SIMD_BODY void sum_codes_body(const float *x, const int32_t *code, int64_t rows,
-                                   int64_t stride, int64_t code_stride, int first, lane_sums *out) {
+QNET_SIMD_BODY void sum_codes_body(const float *x, const uint8_t *code, int64_t rows,
+                                   int64_t stride, int first, lane_sums *out) {
   vector sum[SLOTS] = {{0}};
   mask count[SLOTS] = {{0}};
-  for (int64_t r = 0; r < rows; r++, x += stride, code += code_stride) {
+  for (int64_t r = 0; r < rows; r++, x += stride, code += stride) {
     const vector v = LOAD(x);
-    const mask c = *(const mask *)code;
+    const mask c = __builtin_convertvector(*(const bytes *)code, mask);
     UNROLL
     for (int k = 0; k < SLOTS; k++) {
       const mask hit = c == first + k;
@@ -295,18 +304,18 @@ QNET_SIMD_BODY void sum_codes_body(const float *x, const int32_t *code, int64_t 
   }
 }
 QNET_SIMD_DISPATCH(sum_codes,
-                   (const float *x, const int32_t *code, int64_t rows, int64_t stride,
-                    int64_t code_stride, int first, lane_sums *out),
-                   (x, code, rows, stride, code_stride, first, out))
+                   (const float *x, const uint8_t *code, int64_t rows, int64_t stride, int first,
+                    lane_sums *out),
+                   (x, code, rows, stride, first, out))
 
 /* The same for one channel. */
-static void sum_codes_of_one(const float *x, const int32_t *code, int64_t rows, int64_t stride,
-                             int64_t code_stride, int first, lane_sums *out) {
+static void sum_codes_of_one(const float *x, const uint8_t *code, int64_t rows, int64_t stride,
+                             int first, lane_sums *out) {
   for (int k = 0; k < SLOTS; k++) {
     out->sum[k][0] = 0;
     out->count[k][0] = 0;
   }
-  for (int64_t r = 0; r < rows; r++, x += stride, code += code_stride) {
+  for (int64_t r = 0; r < rows; r++, x += stride, code += stride) {
     const int k = *code - first;
     if (k < 0 || k >= SLOTS) continue;
     out->sum[k][0] += *x;
@@ -314,46 +323,21 @@ static void sum_codes_of_one(const float *x, const int32_t *code, int64_t rows, 
   }
 }
 
-QNET_SIMD_BODY void widen_body(const uint8_t *code, int64_t n, int32_t *wide) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; i++)
-    wide[i] = code[i];
-}
-QNET_SIMD_DISPATCH(widen, (const uint8_t *code, int64_t n, int32_t *wide), (code, n, wide))
-
-/* A block of rows and channels that fits; `count` and `sum` are those of its first channel. */
-static void sum_block(const float *x, const int32_t *code, int64_t rows, int64_t stride,
-                      int64_t channels, int64_t codes, int64_t *count, double *sum) {
+void qnet_lanes_channel_sums(const float *x, const uint8_t *code, int64_t rows, int64_t channels,
+                             int64_t codes, int64_t *count, double *sum) {
   lane_sums s;
   for (int64_t c = 0, width; c < channels; c += width) {
     width = channels - c < WIDTH ? 1 : WIDTH;
     for (int first = 0; first < codes; first += SLOTS) {
       if (width == WIDTH)
-        sum_codes(x + c, code + c, rows, stride, channels, first, &s);
+        sum_codes(x + c, code + c, rows, channels, first, &s);
       else
-        sum_codes_of_one(x + c, code + c, rows, stride, channels, first, &s);
+        sum_codes_of_one(x + c, code + c, rows, channels, first, &s);
       for (int k = first; k < first + SLOTS && k < codes; k++)
         for (int64_t j = 0; j < width; j++) {
           count[(c + j) * codes + k] += s.count[k - first][j];
           sum[(c + j) * codes + k] += (double)s.sum[k - first][j];
         }
-    }
-  }
-}
-
-void qnet_lanes_channel_sums(const float *x, const uint8_t *code, int64_t rows, int64_t channels,
-                             int64_t codes, int64_t *count, double *sum) {
-  enum { ROOM = 4096 };
-  int32_t wide[ROOM];
-  for (int64_t c = 0; c < channels; c += ROOM) {
-    const int64_t width = channels - c < ROOM ? channels - c : ROOM, height = ROOM / width;
-    for (int64_t r = 0; r < rows; r += height) {
-      const int64_t some = rows - r < height ? rows - r : height;
-      const int64_t at = r * channels + c;
-      const int64_t runs = width == channels ? 1 : some;
-      for (int64_t i = 0; i < runs; i++)
-        widen(code + at + i * channels, some * width / runs, wide + i * width);
-      sum_block(x + at, wide, some, channels, width, codes, count + c * codes, sum + c * codes);
     }
   }
 }

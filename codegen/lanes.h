@@ -2,7 +2,7 @@
  * sums by rank, from which quantizers learn. rank = #{k : x > bound[k]}.
  *
  * Sums by rank are of 16 fixed lanes of f32, element i in lane i % 16, that are added in order in
- * f64; sums by channel, of f32 runs of rows. Both are the same on every machine. */
+ * f64; sums by channel, in f32 over all rows. Both are the same on every machine. */
 #ifndef QNET_CODEGEN_LANES_H
 #define QNET_CODEGEN_LANES_H
 
@@ -16,8 +16,12 @@ typedef struct qnet_lane_table {
   const float *bound, *value;
 } qnet_lane_table;
 
+/* Two sums in a lane. */
+typedef float qnet_lane_pair[2];
+
 /* The sum of the lanes, in order. */
 double qnet_lanes_add(const float *lane);
+void qnet_lanes_add_pairs(const qnet_lane_pair *lane, double sum[2]);
 /* y = value[rank]. x and y must not overlap. */
 void qnet_lanes_pick(const qnet_lane_table *t, const float *x, int64_t n, float *y);
 /* The same; adds to count and sum the number and the sum of x by rank. */

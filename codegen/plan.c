@@ -110,12 +110,18 @@ static qnet_status build(qnet_plan *p, const char *function, qnet_diag *d) {
 
 qnet_status qnet_plan_create(const qnet_module *m, const char *function, qnet_plan_mode mode,
                              qnet_plan **out, qnet_diag *d) {
+  return qnet_plan_create_lanes(m, function, mode, 0, out, d);
+}
+
+qnet_status qnet_plan_create_lanes(const qnet_module *m, const char *function, qnet_plan_mode mode,
+                                   int lanes, qnet_plan **out, qnet_diag *d) {
   *out = NULL;
   qnet_plan *p = qnet_alloc(m->allocator, sizeof *p);
   if (p == NULL) return qnet_out_of_memory(d);
   p->module = m;
   p->allocator = m->allocator;
   p->mode = mode;
+  p->lanes = lanes;
   qnet_arena_init(&p->arena, m->allocator);
   const qnet_status status = build(p, function, d);
   if (status == QNET_OK)

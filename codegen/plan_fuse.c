@@ -57,59 +57,99 @@ static void bind_step(qnet_plan_loop *l, const qnet_plan_step *s) {
     if (s->out[k] != NULL && qnet_plan_rows_out(s, k) && qnet_plan_loop_stores(l, s->out[k]))
       bind(l, QNET_BIND_ROWS, s->out[k], s);
   if (s->state != NULL) bind(l, QNET_BIND_STATE, NULL, s);
+  if (qnet_plan_bins_of(s).rows > 0) bind(l, QNET_BIND_BINS, NULL, s);
   if (s->partial_bytes > 0) bind(l, QNET_BIND_PARTIAL, NULL, s);
 }
 
 /* ---- which steps ------------------------------------------------------------------------------*/
 
-static bool is_floats(const qnet_plan_step *s, const qnet_plan_value *v) {
-  return v->type->dtype == QNET_F32 && qnet_type_elements(v->type) == s->rows * s->width;
+/* Rows of f32 or of bytes. */
+static bool is_rows(const qnet_plan_step *s, const qnet_plan_value *v) {
+  return (v->type->dtype == QNET_F32 || v->type->dtype == QNET_U8) &&
+         qnet_type_elements(v->type) == s->rows * s->width;
 }
 
-static int lane_sums_of(const qnet_plan_step *s) {
-  return s->kernel->lane_sums != NULL ? s->kernel->lane_sums(s) : 0;
+qnet_plan_bins qnet_plan_bins_of(const qnet_plan_step *s) {
+  return s->kernel->bins != NULL ? s->kernel->bins(s) : (qnet_plan_bins){0};
 }
 
-/* widest: lanes of the machine. Lane sums follow the elements in order: all channels of a row must
- * be at hand at once. */
-static bool can_emit(const qnet_plan_step *s, int widest) {
-  const qnet_plan_kernel *k = s->kernel;
-  if (k->emit == NULL || s->width % LEAST_LANES != 0) return false;
-  if (k->can_emit != NULL && !k->can_emit(s)) return false;
-  if (lane_sums_of(s) > 0 && (s->width % QNET_LANES != 0 || s->width > QNET_FUSE_VECTORS * widest))
-    return false;
+int64_t qnet_plan_bin_columns(const qnet_plan_step *s) {
+  return qnet_plan_bins_of(s).by_channel ? s->width : QNET_LANES;
+}
+
+static int64_t bin_floats(const qnet_plan_step *s) {
+  const qnet_plan_bins bins = qnet_plan_bins_of(s);
+  return bins.rows * qnet_plan_bin_columns(s) * (bins.in_registers ? 1 : 2);
+}
+
+bool qnet_plan_looks_up(int64_t ranks, int64_t width) {
+  return width % LEAST_LANES == 0 && (ranks > QNET_FUSE_RANKS || width % QNET_LANES != 0);
+}
+
+static bool can_emit(const qnet_plan_step *s) {
+  if (s->kernel->emit == NULL || s->width % LEAST_LANES != 0) return false;
   for (int k = 0; k < s->in_count; k++)
-    if (qnet_plan_rows_in(s, k) && !is_floats(s, s->in[k])) return false;
+    if (qnet_plan_rows_in(s, k) && !is_rows(s, s->in[k])) return false;
   for (int k = 0; k < s->out_count; k++)
-    if (s->out[k] != NULL && qnet_plan_rows_out(s, k) && !is_floats(s, s->out[k])) return false;
+    if (s->out[k] != NULL && qnet_plan_rows_out(s, k) && !is_rows(s, s->out[k])) return false;
   return true;
 }
 
-/* Carried vectors of a step. */
-static int carried_of(const qnet_plan_loop *l, const qnet_plan_step *s) {
-  return s->kernel->sums * l->vectors + lane_sums_of(s) * QNET_LANES / l->lanes;
+static bool carries_channels(const qnet_plan_step *s) {
+  const qnet_plan_bins bins = qnet_plan_bins_of(s);
+  return s->kernel->sums > 0 || (bins.by_channel && bins.in_registers);
 }
 
-/* With state and partial result. */
+static bool sums_lanes(const qnet_plan_step *s) {
+  const qnet_plan_bins bins = qnet_plan_bins_of(s);
+  return bins.rows > 0 && !bins.by_channel;
+}
+
+static bool any(const qnet_plan_loop *l, bool (*is)(const qnet_plan_step *s)) {
+  const qnet_plan_step *s = l->first;
+  for (int i = 0; i < l->steps; i++, s = s->next)
+    if (is(s)) return true;
+  return false;
+}
+
+static bool has_blocks(const qnet_plan_loop *l) {
+  return l->first->width != (int64_t)l->vectors * l->lanes;
+}
+
+/* Channels are carried block by block, lanes are summed row by row. */
+static bool orders_agree(const qnet_plan_loop *l, const qnet_plan_step *s) {
+  if (!has_blocks(l)) return true;
+  return !(carries_channels(s) && any(l, sums_lanes)) &&
+         !(sums_lanes(s) && any(l, carries_channels));
+}
+
+int qnet_plan_bin_vectors(const qnet_plan_loop *l, const qnet_plan_step *s) {
+  return qnet_plan_bins_of(s).by_channel ? l->vectors : QNET_LANES / l->lanes;
+}
+
+int qnet_plan_carried(const qnet_plan_loop *l, const qnet_plan_step *s) {
+  const qnet_plan_bins bins = qnet_plan_bins_of(s);
+  const int of_bins = bins.in_registers ? (int)bins.rows * qnet_plan_bin_vectors(l, s) : 0;
+  return s->kernel->sums * l->vectors + of_bins;
+}
+
+static bool has_registers(const qnet_plan_loop *l, const qnet_plan_step *s, int carried) {
+  const int more = qnet_plan_carried(l, s);
+  return more == 0 || carried + more <= (carried == 0 ? QNET_FUSE_MOST_CARRIED : QNET_FUSE_CARRIED);
+}
+
+/* With state, bins and partial result. */
 static int most_bindings(const qnet_plan_step *s) {
-  return s->in_count + s->out_count + 2;
+  return s->in_count + s->out_count + 3;
 }
 
-static bool can_extend(const qnet_plan_loop *l, const qnet_plan_step *s, int widest, int carried) {
-  if (s == NULL || s->group != l->first->group || !can_emit(s, widest)) return false;
+static bool can_extend(const qnet_plan_loop *l, const qnet_plan_step *s, int carried) {
+  if (s == NULL || s->group != l->first->group || !can_emit(s)) return false;
   if (s->width != l->first->width || l->steps >= QNET_FUSE_STEPS) return false;
-  if (carried + carried_of(l, s) > QNET_FUSE_CARRIED) return false;
-  if (l->lane_sums + lane_sums_of(s) > QNET_FUSE_LANE_SUMS) return false;
+  if (!orders_agree(l, s) || !has_registers(l, s, carried)) return false;
+  if (l->bins + bin_floats(s) > QNET_FUSE_BINS) return false;
   if (l->most_bindings + most_bindings(s) > QNET_FUSE_BUFFERS) return false;
   return !s->kernel->from_memory || !makes(l, s->in[0]);
-}
-
-static int vectors_of(int64_t width, int lanes) {
-  const int64_t all = width / lanes;
-  int n = all < QNET_FUSE_VECTORS ? (int)all : QNET_FUSE_VECTORS;
-  while (all % n != 0)
-    n--;
-  return n;
 }
 
 static int lanes_of(int64_t width, int widest) {
@@ -119,22 +159,31 @@ static int lanes_of(int64_t width, int widest) {
   return lanes;
 }
 
+/* A divisor of the row's vectors; of whole lane sums, if rows are such. */
+static int vectors_of(int64_t width, int lanes) {
+  const int64_t all = width / lanes;
+  int n = all < QNET_FUSE_VECTORS ? (int)all : QNET_FUSE_VECTORS;
+  while (all % n != 0 || (width % QNET_LANES == 0 && n * lanes % QNET_LANES != 0))
+    n--;
+  return n;
+}
+
 static void find_loop(qnet_plan_loop *l, const qnet_plan_step *first, int widest) {
   *l = (qnet_plan_loop){.first = first, .lanes = lanes_of(first->width, widest)};
-  l->most_bindings = 2; /* count and lanes */
+  l->most_bindings = 1; /* count */
   l->vectors = vectors_of(first->width, l->lanes);
   int carried = 0;
-  for (const qnet_plan_step *s = first; can_extend(l, s, widest, carried); s = s->next) {
+  for (const qnet_plan_step *s = first; can_extend(l, s, carried); s = s->next) {
     l->steps++;
-    l->lane_sums += lane_sums_of(s);
+    l->bins += bin_floats(s);
     l->most_bindings += most_bindings(s);
-    carried += carried_of(l, s);
+    carried += qnet_plan_carried(l, s);
   }
+  l->row_major = has_blocks(l) && any(l, sums_lanes);
   bind(l, QNET_BIND_COUNT, NULL, NULL);
   const qnet_plan_step *s = first;
   for (int i = 0; i < l->steps; i++, s = s->next)
     bind_step(l, s);
-  if (l->lane_sums > 0) bind(l, QNET_BIND_LANES, NULL, NULL);
 }
 
 /* ---- equal loops ------------------------------------------------------------------------------*/
@@ -172,8 +221,11 @@ static void describe(const qnet_plan_loop *l, qnet_strbuf *out) {
       qnet_strbuf_printf(out, " %d", maker_of(l, s->in[k]));
     describe_values(l, s->in, s->in_count, s->kernel->row_in, s, out);
     describe_values(l, s->out, s->out_count, s->kernel->row_out, s, out);
-    qnet_strbuf_printf(out, " %d %d", qnet_plan_loop_find(l, QNET_BIND_STATE, NULL, s),
-                       qnet_plan_loop_find(l, QNET_BIND_PARTIAL, NULL, s));
+    qnet_strbuf_printf(out, " %d %d %dx%" PRId64 " %d",
+                       qnet_plan_loop_find(l, QNET_BIND_STATE, NULL, s),
+                       qnet_plan_loop_find(l, QNET_BIND_PARTIAL, NULL, s),
+                       qnet_plan_loop_find(l, QNET_BIND_BINS, NULL, s), qnet_plan_bins_of(s).rows,
+                       qnet_plan_bins_of(s).in_registers);
   }
 }
 
@@ -215,11 +267,11 @@ static qnet_status name_loop(fusion *f, qnet_plan_loop *l, qnet_diag *d) {
 static qnet_status find_loops(fusion *f, qnet_diag *d) {
   for (qnet_plan_step *s = f->plan->first, *after; s != NULL; s = after) {
     after = s->next;
-    if (f->plan->group[s->group].rows == 0 || !can_emit(s, f->lanes)) continue;
+    if (f->plan->group[s->group].rows == 0 || !can_emit(s)) continue;
     qnet_plan_loop *l = s->loop = qnet_arena_alloc(&f->plan->arena, sizeof *l);
     if (l == NULL) return qnet_out_of_memory(d);
     find_loop(l, s, f->lanes);
-    if (l->steps == 0) { /* too many sums */
+    if (l->steps == 0) { /* too many bins */
       s->loop = NULL;
       continue;
     }
@@ -246,7 +298,7 @@ static qnet_status compile(fusion *f, const qnet_target_choice *host, qnet_diag 
 qnet_status qnet_plan_fuse(qnet_plan *p, qnet_diag *d) {
   qnet_target_choice host;
   QNET_TRY(qnet_target_choose("native", NULL, NULL, &host, d));
-  fusion f = {.plan = p, .lanes = host.machine.f32_lanes};
+  fusion f = {.plan = p, .lanes = p->lanes != 0 ? p->lanes : host.machine.f32_lanes};
   if (f.lanes < LEAST_LANES) f.lanes = LEAST_LANES;
   f.module = qnet_module_create(p->allocator, "loops", QNET_LEVEL_LOOP);
   qnet_status status = f.module != NULL ? find_loops(&f, d) : qnet_out_of_memory(d);
@@ -258,25 +310,24 @@ qnet_status qnet_plan_fuse(qnet_plan *p, qnet_diag *d) {
 
 /* ---- the run ----------------------------------------------------------------------------------*/
 
-static const void *address_of(const qnet_binding *b, const qnet_plan_range *r, const float *lanes) {
+static const void *address_of(const qnet_binding *b, const qnet_plan_range *r) {
   switch (b->kind) {
   case QNET_BIND_COUNT: return &r->count;
   case QNET_BIND_ROWS: return qnet_plan_row(b->value, b->step, r);
   case QNET_BIND_WHOLE: return b->value->data;
   case QNET_BIND_STATE: return b->step->state;
-  case QNET_BIND_LANES: return lanes;
   default: return b->step->partial + b->step->partial_bytes * r->number;
   }
 }
 
-static void collect(const qnet_plan_loop *l, const qnet_plan_range *r, const float *lanes) {
+static void collect(const qnet_plan_loop *l, const qnet_plan_range *r, const float *bins) {
   const qnet_plan_step *s = l->first;
   for (int i = 0; i < l->steps; i++, s = s->next) {
-    if (lane_sums_of(s) == 0) continue;
+    if (bin_floats(s) == 0) continue;
     char *partial = s->partial + s->partial_bytes * r->number;
     memset(partial, 0, s->partial_bytes);
-    s->kernel->collect(s, lanes, &(qnet_plan_rows){.count = r->count, .partial = partial});
-    lanes += lane_sums_of(s) * QNET_LANES;
+    s->kernel->collect(s, bins, &(qnet_plan_rows){.count = r->count, .partial = partial});
+    bins += bin_floats(s);
   }
 }
 
@@ -287,13 +338,29 @@ void qnet_plan_begin_loop(qnet_plan_loop *l) {
     l->ready = l->ready && (s->kernel->ready == NULL || s->kernel->ready(s));
 }
 
+static void run(const qnet_plan_loop *l, const qnet_plan_range *r, float *bins) {
+  void *buffer[QNET_FUSE_BUFFERS];
+  for (int i = 0; i < l->binding_count; i++) {
+    const qnet_binding *b = &l->binding[i];
+    const bool is_bins = b->kind == QNET_BIND_BINS;
+    buffer[i] = is_bins ? bins : (void *)(uintptr_t)address_of(b, r);
+    if (is_bins) bins += bin_floats(b->step);
+  }
+  l->run(buffer);
+}
+
+static void run_with_bins(const qnet_plan_loop *l, const qnet_plan_range *r) {
+  _Alignas(64) float bins[QNET_FUSE_BINS];
+  memset(bins, 0, (size_t)l->bins * sizeof *bins);
+  run(l, r, bins);
+  collect(l, r, bins);
+}
+
 int qnet_plan_run_loop(const qnet_plan_loop *l, const qnet_plan_range *r) {
   if (!l->ready) return 0;
-  void *buffer[QNET_FUSE_BUFFERS];
-  _Alignas(64) float lanes[QNET_FUSE_LANE_SUMS * QNET_LANES];
-  for (int i = 0; i < l->binding_count; i++)
-    buffer[i] = (void *)(uintptr_t)address_of(&l->binding[i], r, lanes);
-  l->run(buffer);
-  if (l->lane_sums > 0) collect(l, r, lanes);
+  if (l->bins > 0)
+    run_with_bins(l, r);
+  else
+    run(l, r, NULL);
   return l->steps;
 }

@@ -60,6 +60,15 @@ typedef struct qnet_plan_rows {
   void *partial;        /* the range's partial result, zeroed before the run */
 } qnet_plan_rows;
 
+/* Sums of a range. Columns are the channels of a row, or 16 lanes: element i of the range belongs
+ * to lane i % 16 (codegen/lanes.h). */
+typedef struct qnet_plan_bins {
+  int64_t rows;      /* 0: none */
+  bool by_channel;   /* columns */
+  bool in_registers; /* carried through the loop, float[rows][columns]; else looked up by row, in
+                        memory, pairs: float[rows][columns][2] */
+} qnet_plan_bins;
+
 typedef struct qnet_plan_kernel {
   /* A whole kernel has `run`; a row kernel has `rows`, and perhaps `begin` before and `finish`
    * after all ranges. */
@@ -73,11 +82,10 @@ typedef struct qnet_plan_kernel {
   void (*emit)(qnet_fuse *f, const qnet_plan_step *s);
   int sums;
   bool from_memory;
-  /* Sums in 16 fixed lanes (codegen/lanes.h): how many, and what makes the partial result of them.
-   * can_emit: NULL means always; ready, asked before each run: may the loop do it this time? */
-  int (*lane_sums)(const qnet_plan_step *s);
-  void (*collect)(const qnet_plan_step *s, const float *lanes, const qnet_plan_rows *r);
-  bool (*can_emit)(const qnet_plan_step *s);
+  /* Sums of another shape: which, and what makes the partial result of them. ready, asked before
+   * each run: may the loop do it this time? NULL: always. */
+  qnet_plan_bins (*bins)(const qnet_plan_step *s);
+  void (*collect)(const qnet_plan_step *s, const float *bins, const qnet_plan_rows *r);
   bool (*ready)(const qnet_plan_step *s);
   /* Allocates s->state in the plan's arena; frees what is not memory. Both may be NULL. */
   qnet_status (*prepare)(qnet_plan *p, qnet_plan_step *s, qnet_diag *d);
@@ -124,6 +132,7 @@ struct qnet_plan {
   const qnet_module *module;
   const qnet_allocator *allocator;
   qnet_plan_mode mode;
+  int lanes; /* f32 of the widest vectors in loops; 0: the machine's */
   qnet_arena arena;
   qnet_onednn *onednn;
   struct qnet_jit *jit;       /* of the loops */
@@ -138,6 +147,10 @@ struct qnet_plan {
   char *slab, *scratch;
   size_t slab_bytes, scratch_bytes;
 };
+
+/* qnet_plan_create with loops of vectors of at most 4, 8 or 16 lanes, as other machines have. */
+qnet_status qnet_plan_create_lanes(const qnet_module *m, const char *function, qnet_plan_mode mode,
+                                   int lanes, qnet_plan **out, qnet_diag *d);
 
 /* plan_lower.c: the steps of a function, in order, deferred ones and copies last. */
 qnet_status qnet_plan_lower(qnet_plan *p, const qnet_symbol *function, qnet_diag *d);

@@ -6,7 +6,9 @@
  *
  * Few cells: all elements of a range against a few bounds at once (lanes.h). Many cells, or slopes
  * that change inside a cell: each element's cell is searched. Ranges are added up in f64 and in
- * order. */
+ * order.
+ *
+ * nn.channel_stats: counts and sums of x by channel and code. */
 #include "codegen/lanes.h"
 #include "codegen/plan_fuse.h"
 #include "support/simd.h"
@@ -54,9 +56,9 @@ static void few_cells(const cell_table *t, const float *x, const float *dy, int6
   float bound[FEW], slope[FEW], factor[QNET_PLAN_RANGE];
   const qnet_lane_table cells = {(int)t->n, t->bound, NULL};
   const qnet_lane_table slopes = merge_slopes(t, bound, slope);
+  qnet_lanes_weigh(&cells, x, dy, n, t->sum, t->sum_x);
   for (int64_t at = 0; at < n; at += QNET_PLAN_RANGE) {
     const int64_t part = n - at < QNET_PLAN_RANGE ? n - at : QNET_PLAN_RANGE;
-    qnet_lanes_weigh(&cells, x + at, dy + at, part, t->sum, t->sum_x);
     qnet_lanes_pick(&slopes, x + at, part, factor);
     multiply(dy + at, factor, part, dx + at);
   }
@@ -121,14 +123,82 @@ static qnet_status prepare_one_table(qnet_plan *p, qnet_plan_step *s, qnet_diag 
   return QNET_OK;
 }
 
+static int cell_count(const qnet_plan_step *s) {
+  return (int)s->in[2]->type->dim[1];
+}
+
+/* Sums in the lanes of lanes.h: of dy above each bound, the first of which is -inf, then those of
+ * dy x; or both by cell. */
+static qnet_plan_bins cell_bins(const qnet_plan_step *s) {
+  const int n = cell_count(s);
+  if (qnet_plan_looks_up(n, s->width)) return (qnet_plan_bins){.rows = n};
+  return (qnet_plan_bins){.rows = 2 * n, .in_registers = true};
+}
+
+/* Adds to the range's sums of dy and of dy x. */
+static void add_cell(const qnet_plan_step *s, const qnet_plan_rows *r, int cell, double dy,
+                     double dy_x) {
+  ((double *)r->partial)[cell] += dy;
+  ((double *)((char *)r->partial + s->out[1]->bytes))[cell] += dy_x;
+}
+
+static void collect_by_cell(const qnet_plan_step *s, const qnet_lane_pair *bins,
+                            const qnet_plan_rows *r) {
+  double sum[2];
+  for (int k = 0; k < cell_count(s); k++) {
+    qnet_lanes_add_pairs(bins + k * QNET_LANES, sum);
+    add_cell(s, r, k, sum[0], sum[1]);
+  }
+}
+
+static void collect_above(const qnet_plan_step *s, const float *bins, const qnet_plan_rows *r) {
+  const int n = cell_count(s);
+  double next[2] = {0};
+  for (int k = n - 1; k >= 0; k--) {
+    const double dy = qnet_lanes_add(bins + k * QNET_LANES),
+                 dy_x = qnet_lanes_add(bins + (n + k) * QNET_LANES);
+    add_cell(s, r, k, dy - next[0], dy_x - next[1]);
+    next[0] = dy;
+    next[1] = dy_x;
+  }
+}
+
+static void collect_cells(const qnet_plan_step *s, const float *bins, const qnet_plan_rows *r) {
+  if (cell_bins(s).in_registers)
+    collect_above(s, bins, r);
+  else
+    collect_by_cell(s, (const qnet_lane_pair *)bins, r);
+}
+
+static void bin_cells(const qnet_plan_step *s, const cell_table *t, const qnet_plan_rows *r) {
+  qnet_lane_pair bins[MAX_CELLS * QNET_LANES];
+  memset(bins, 0, (size_t)(t->n * QNET_LANES) * sizeof *bins);
+  const float *x = r->in[0], *dy = r->in[4];
+  float *dx = r->out[0];
+  const bool level = is_level(t);
+  search cells;
+  begin_search(t, &cells);
+  for (int64_t i = 0; i < r->count * s->width; i++) {
+    const int k = find_cell(&cells, x[i]);
+    float *const pair = bins[k * QNET_LANES + i % QNET_LANES];
+    pair[0] += dy[i];
+    pair[1] += dy[i] * x[i];
+    dx[i] = dy[i] * (level ? t->slope[k] : t->slope[k] + t->tilt[k] * x[i]);
+  }
+  collect_by_cell(s, (const qnet_lane_pair *)bins, r);
+}
+
 static void one_table_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
-  const cell_table t = {.n = s->in[2]->type->dim[1],
+  const cell_table t = {.n = cell_count(s),
                         .bound = r->in[1],
                         .slope = r->in[2],
                         .tilt = r->in[3],
                         .sum = r->partial,
                         .sum_x = (double *)((char *)r->partial + s->out[1]->bytes)};
-  cell_gradients(&t, r->in[0], r->in[4], r->count * s->width, r->out[0]);
+  if (cell_bins(s).in_registers)
+    cell_gradients(&t, r->in[0], r->in[4], r->count * s->width, r->out[0]);
+  else
+    bin_cells(s, &t, r);
 }
 
 static void finish_one_table(const qnet_plan_step *s) {
@@ -144,56 +214,44 @@ static void finish_one_table(const qnet_plan_step *s) {
   }
 }
 
-static int cell_count(const qnet_plan_step *s) {
-  return (int)s->in[2]->type->dim[1];
-}
-
-/* As code: few cells, in each of which the slope is level. */
-static bool has_few_cells(const qnet_plan_step *s) {
-  return cell_count(s) <= QNET_FUSE_RANKS;
-}
-
+/* As code, cells have no tilt: only weights learn with one, and those have no neighbours. */
 static bool is_level_now(const qnet_plan_step *s) {
   return is_level(&(cell_table){.n = cell_count(s), .tilt = (const float *)s->in[3]->data});
 }
 
-/* Sums of dy above each bound, the first is -inf; then those of dy x. */
-static int cell_lane_sums(const qnet_plan_step *s) {
-  return 2 * cell_count(s);
-}
-
-static void emit_cell_grad(qnet_fuse *f, const qnet_plan_step *s) {
-  const int n = cell_count(s);
-  qnet_value *x = qnet_fuse_in(f, 0), *dy = qnet_fuse_in(f, 4), *zero = qnet_fuse_number(f, 0);
+static void emit_sums_above(qnet_fuse *f, int n, qnet_value *x, qnet_value *dy) {
   qnet_value *product = qnet_fuse_arithmetic(f, QNET_OP_LOOP_FMUL, dy, x);
-  qnet_value *slope = qnet_fuse_element(f, 2, 0);
+  qnet_value *zero = qnet_fuse_number(f, 0), *slope = qnet_fuse_element(f, 2, 0);
+  qnet_value *all = qnet_fuse_number(f, -__builtin_inf());
   for (int k = 0; k < n; k++) {
-    qnet_value *bound =
-        k == 0 ? qnet_fuse_number(f, -__builtin_inf()) : qnet_fuse_element(f, 1, k - 1);
+    qnet_value *bound = k == 0 ? all : qnet_fuse_element(f, 1, k - 1);
     if (k > 0) slope = qnet_fuse_choose(f, x, bound, qnet_fuse_element(f, 2, k), slope);
-    qnet_fuse_lane_sum(f, k, qnet_fuse_choose(f, x, bound, dy, zero));
-    qnet_fuse_lane_sum(f, n + k, qnet_fuse_choose(f, x, bound, product, zero));
+    qnet_fuse_bin(f, k, qnet_fuse_choose(f, x, bound, dy, zero));
+    qnet_fuse_bin(f, n + k, qnet_fuse_choose(f, x, bound, product, zero));
   }
   qnet_fuse_out(f, 0, qnet_fuse_arithmetic(f, QNET_OP_LOOP_FMUL, dy, slope));
 }
 
-static void collect_cells(const qnet_plan_step *s, const float *lanes, const qnet_plan_rows *r) {
-  const int n = cell_count(s);
-  for (int half = 0; half < 2; half++) {
-    double *sum = (double *)((char *)r->partial + (half == 0 ? 0 : s->out[1]->bytes));
-    const float *of = lanes + half * n * QNET_LANES;
-    for (int k = 0; k < n; k++)
-      sum[k] += qnet_lanes_add(of + k * QNET_LANES) -
-                (k == n - 1 ? 0 : qnet_lanes_add(of + (k + 1) * QNET_LANES));
-  }
+static void emit_lookups(qnet_fuse *f, qnet_value *x, qnet_value *dy) {
+  qnet_value *cell = qnet_fuse_rank(f, x, 1);
+  qnet_fuse_bin_at(f, cell, dy, qnet_fuse_arithmetic(f, QNET_OP_LOOP_FMUL, dy, x));
+  qnet_value *slope = qnet_fuse_lookup(f, 2, cell);
+  qnet_fuse_out(f, 0, qnet_fuse_arithmetic(f, QNET_OP_LOOP_FMUL, dy, slope));
+}
+
+static void emit_cell_grad(qnet_fuse *f, const qnet_plan_step *s) {
+  qnet_value *x = qnet_fuse_in(f, 0), *dy = qnet_fuse_in(f, 4);
+  if (cell_bins(s).in_registers)
+    emit_sums_above(f, cell_count(s), x, dy);
+  else
+    emit_lookups(f, x, dy);
 }
 
 const qnet_plan_kernel qnet_plan_cell_grad = {.prepare = prepare_one_table,
                                               .rows = one_table_rows,
                                               .emit = emit_cell_grad,
-                                              .lane_sums = cell_lane_sums,
+                                              .bins = cell_bins,
                                               .collect = collect_cells,
-                                              .can_emit = has_few_cells,
                                               .ready = is_level_now,
                                               .finish = finish_one_table,
                                               .row_in = 17,
@@ -230,6 +288,40 @@ static void channel_stats_rows(const qnet_plan_step *s, const qnet_plan_rows *r)
                           r->partial, sum);
 }
 
+/* Sums and counts by code, for each channel. Those of few codes in registers, sums first; else a
+ * row more than there are codes, for bytes that are none: nothing is known of them. */
+static qnet_plan_bins channel_bins(const qnet_plan_step *s) {
+  const int64_t codes = s->out[0]->type->dim[1];
+  const bool few = codes <= QNET_FUSE_CODES;
+  return (qnet_plan_bins){
+      .rows = few ? 2 * codes : codes + 1, .by_channel = true, .in_registers = few};
+}
+
+static void collect_channels(const qnet_plan_step *s, const float *bins, const qnet_plan_rows *r) {
+  const int64_t codes = s->out[0]->type->dim[1], plane = codes * s->width;
+  const bool few = channel_bins(s).in_registers;
+  int64_t *count = r->partial;
+  double *sum = (double *)((char *)r->partial + s->out[0]->bytes);
+  for (int64_t i = 0; i < plane; i++) {
+    const int64_t to = i % s->width * codes + i / s->width;
+    sum[to] += (double)bins[few ? i : 2 * i];
+    count[to] += (int64_t)bins[few ? plane + i : 2 * i + 1];
+  }
+}
+
+static void emit_channel_stats(qnet_fuse *f, const qnet_plan_step *s) {
+  const int codes = (int)s->out[0]->type->dim[1];
+  qnet_value *x = qnet_fuse_in(f, 0), *code = qnet_fuse_in(f, 1), *one = qnet_fuse_number(f, 1);
+  if (!channel_bins(s).in_registers) {
+    qnet_fuse_bin_at(f, qnet_fuse_at_most(f, code, codes), x, one);
+    return;
+  }
+  for (int k = 0; k < codes; k++) {
+    qnet_fuse_bin(f, k, qnet_fuse_where(f, code, k, x));
+    qnet_fuse_bin(f, codes + k, qnet_fuse_where(f, code, k, one));
+  }
+}
+
 static qnet_status prepare_channel_stats(qnet_plan *p, qnet_plan_step *s, qnet_diag *d) {
   (void)d;
   s->state = &p->group[s->group];
@@ -243,5 +335,8 @@ static void finish_channel_stats(const qnet_plan_step *s) {
 
 const qnet_plan_kernel qnet_plan_channel_stats = {.prepare = prepare_channel_stats,
                                                   .rows = channel_stats_rows,
+                                                  .emit = emit_channel_stats,
+                                                  .bins = channel_bins,
+                                                  .collect = collect_channels,
                                                   .finish = finish_channel_stats,
                                                   .row_in = 3};

@@ -1,9 +1,8 @@
 /* Quantizers: rank = #{k : x > t_k}, value = level[rank], code = perm[rank], and in the same pass
  * the count and the sum of x by code, from which the quantizer learns.
  *
- * Few levels: all elements of a range against a few thresholds at once (lanes.h). Many levels (6
- * bits and more): the rank is guessed from equal spacing and corrected by comparison, so that any
- * table gives the defined rank. */
+ * Few levels: all elements of a range against a few thresholds at once (lanes.h). Many levels: the
+ * rank is searched. */
 #include "codegen/lanes.h"
 #include "codegen/plan_fuse.h"
 #include "support/simd.h"
@@ -73,7 +72,8 @@ static int find_rank(const decision *t, float density, float x) {
   return rank;
 }
 
-/* y, code, count may be NULL; count only with y. */
+/* The rank is guessed from equal spacing and corrected by comparison, so that any table gives the
+ * defined one. y, code, count may be NULL; count only with y. */
 static void many_levels(const decision *t, const float *x, int64_t n, float *y, uint8_t *code,
                         int64_t *count, double *sum) {
   const float density = rank_density(t);
@@ -111,9 +111,82 @@ static qnet_status prepare_quantize(qnet_plan *p, qnet_plan_step *s, qnet_diag *
   return QNET_OK;
 }
 
+static int level_count(const qnet_plan_step *s) {
+  return (int)s->in[2]->type->dim[1];
+}
+
+/* Sums in the lanes of lanes.h. Those above each threshold, the first of which is -inf, then counts
+ * but of the first; or the sum and the count by rank. */
+static qnet_plan_bins quantize_bins(const qnet_plan_step *s) {
+  const int n = level_count(s);
+  if (s->out_count <= 2) return (qnet_plan_bins){0};
+  if (qnet_plan_looks_up(n, s->width)) return (qnet_plan_bins){.rows = n};
+  return (qnet_plan_bins){.rows = 2 * n - 1, .in_registers = true};
+}
+
+/* Adds to the range's counts and sums by code. */
+static void add_rank(const qnet_plan_step *s, const qnet_plan_rows *r, int rank, int64_t counted,
+                     double total) {
+  const uint8_t code = ((const uint8_t *)s->in[3]->data)[rank];
+  ((int64_t *)r->partial)[code] += counted;
+  ((double *)((char *)r->partial + s->out[2]->bytes))[code] += total;
+}
+
+static void collect_by_rank(const qnet_plan_step *s, const qnet_lane_pair *bins,
+                            const qnet_plan_rows *r) {
+  double sum[2];
+  for (int k = 0; k < level_count(s); k++) {
+    qnet_lanes_add_pairs(bins + k * QNET_LANES, sum);
+    add_rank(s, r, k, (int64_t)sum[1], sum[0]);
+  }
+}
+
+static void collect_above(const qnet_plan_step *s, const float *bins, const qnet_plan_rows *r) {
+  const int n = level_count(s);
+  int64_t above = r->count * s->width;
+  double total = qnet_lanes_add(bins);
+  for (int k = 0; k < n; k++) {
+    const bool last = k == n - 1;
+    const double next = last ? 0 : qnet_lanes_add(bins + (k + 1) * QNET_LANES);
+    const int64_t counted = last ? 0 : (int64_t)qnet_lanes_add(bins + (n + k) * QNET_LANES);
+    add_rank(s, r, k, above - counted, total - next);
+    above = counted;
+    total = next;
+  }
+}
+
+static void collect_stats(const qnet_plan_step *s, const float *bins, const qnet_plan_rows *r) {
+  if (quantize_bins(s).in_registers)
+    collect_above(s, bins, r);
+  else
+    collect_by_rank(s, (const qnet_lane_pair *)bins, r);
+}
+
+static void bin_values(const qnet_plan_step *s, const decision *t, const qnet_plan_rows *r) {
+  qnet_lane_pair bins[MAX_LEVELS * QNET_LANES];
+  memset(bins, 0, (size_t)(t->n * QNET_LANES) * sizeof *bins);
+  const float *x = r->in[0], density = rank_density(t);
+  float *y = r->out[0];
+  uint8_t *code = r->out[1];
+  for (int64_t i = 0; i < r->count * s->width; i++) {
+    const int rank = find_rank(t, density, x[i]);
+    float *const pair = bins[rank * QNET_LANES + i % QNET_LANES];
+    y[i] = t->level[rank];
+    if (code != NULL) code[i] = t->perm[rank];
+    pair[0] += x[i];
+    pair[1]++;
+  }
+  collect_by_rank(s, bins, r);
+}
+
 /* One table for all rows. */
 static void quantize_rows(const qnet_plan_step *s, const qnet_plan_rows *r) {
-  const decision t = {(int)s->in[2]->type->dim[1], r->in[1], r->in[2], r->in[3]};
+  const decision t = {level_count(s), r->in[1], r->in[2], r->in[3]};
+  const qnet_plan_bins bins = quantize_bins(s);
+  if (bins.rows > 0 && !bins.in_registers) {
+    bin_values(s, &t, r);
+    return;
+  }
   int64_t *count = r->partial;
   double *sum = count != NULL ? (double *)((char *)r->partial + s->out[2]->bytes) : NULL;
   quantize(&t, r->in[0], r->count * s->width, r->out[0], r->out[1], count, sum);
@@ -128,57 +201,55 @@ static qnet_status prepare_one_table(qnet_plan *p, qnet_plan_step *s, qnet_diag 
   return prepare_quantize(p, s, d);
 }
 
-static int level_count(const qnet_plan_step *s) {
-  return (int)s->in[2]->type->dim[1];
+/* Value by value. */
+static void emit_choices(qnet_fuse *f, const qnet_plan_step *s, qnet_value *x) {
+  const int n = level_count(s);
+  qnet_value *y = qnet_fuse_element(f, 2, 0);
+  qnet_value *code = s->out[1] != NULL ? qnet_fuse_element(f, 3, 0) : NULL;
+  for (int k = 1; k < n; k++) {
+    qnet_value *bound = qnet_fuse_element(f, 1, k - 1);
+    y = qnet_fuse_choose(f, x, bound, qnet_fuse_element(f, 2, k), y);
+    if (code != NULL) code = qnet_fuse_choose(f, x, bound, qnet_fuse_element(f, 3, k), code);
+  }
+  qnet_fuse_out(f, 0, y);
+  if (code != NULL) qnet_fuse_out(f, 1, code);
 }
 
-/* As code: few levels, and statistics in the lanes of lanes.h. */
-static bool has_few_levels(const qnet_plan_step *s) {
-  return level_count(s) <= QNET_FUSE_RANKS;
+static void emit_sums_above(qnet_fuse *f, const qnet_plan_step *s, qnet_value *x) {
+  const int n = level_count(s);
+  qnet_value *zero = qnet_fuse_number(f, 0), *one = qnet_fuse_number(f, 1);
+  qnet_value *all = qnet_fuse_number(f, -__builtin_inf());
+  for (int k = 0; k < n; k++) {
+    qnet_value *bound = k == 0 ? all : qnet_fuse_element(f, 1, k - 1);
+    qnet_fuse_bin(f, k, qnet_fuse_choose(f, x, bound, x, zero));
+    if (k > 0) qnet_fuse_bin(f, n + k - 1, qnet_fuse_choose(f, x, bound, one, zero));
+  }
 }
 
-/* Sums above each threshold, the first is -inf; then counts but of the first. */
-static int quantize_lane_sums(const qnet_plan_step *s) {
-  return s->out_count > 2 ? 2 * level_count(s) - 1 : 0;
+static void emit_lookups(qnet_fuse *f, const qnet_plan_step *s, qnet_value *x, bool sums) {
+  qnet_value *rank = qnet_fuse_rank(f, x, 1);
+  qnet_fuse_out(f, 0, qnet_fuse_lookup(f, 2, rank));
+  if (s->out[1] != NULL) qnet_fuse_out(f, 1, qnet_fuse_lookup(f, 3, rank));
+  if (!sums) return;
+  qnet_fuse_bin_at(f, rank, x, qnet_fuse_number(f, 1));
 }
 
 static void emit_quantize(qnet_fuse *f, const qnet_plan_step *s) {
-  const int n = level_count(s);
-  const bool stats = s->out_count > 2;
-  qnet_value *x = qnet_fuse_in(f, 0), *y = qnet_fuse_element(f, 2, 0);
-  qnet_value *zero = qnet_fuse_number(f, 0), *one = qnet_fuse_number(f, 1);
-  for (int k = 0; k < n; k++) {
-    qnet_value *bound =
-        k == 0 ? qnet_fuse_number(f, -__builtin_inf()) : qnet_fuse_element(f, 1, k - 1);
-    if (k > 0) y = qnet_fuse_choose(f, x, bound, qnet_fuse_element(f, 2, k), y);
-    if (stats) qnet_fuse_lane_sum(f, k, qnet_fuse_choose(f, x, bound, x, zero));
-    if (stats && k > 0) qnet_fuse_lane_sum(f, n + k - 1, qnet_fuse_choose(f, x, bound, one, zero));
-  }
-  qnet_fuse_out(f, 0, y);
-}
-
-static void collect_stats(const qnet_plan_step *s, const float *lanes, const qnet_plan_rows *r) {
-  const int n = level_count(s);
-  const uint8_t *perm = (const uint8_t *)s->in[3]->data;
-  int64_t *count = r->partial, above = r->count * s->width;
-  double *sum = (double *)((char *)r->partial + s->out[2]->bytes), total = qnet_lanes_add(lanes);
-  for (int k = 0; k < n; k++) {
-    const bool last = k == n - 1;
-    const double next = last ? 0 : qnet_lanes_add(lanes + (k + 1) * QNET_LANES);
-    const int64_t counted = last ? 0 : (int64_t)qnet_lanes_add(lanes + (n + k) * QNET_LANES);
-    count[perm[k]] += above - counted;
-    sum[perm[k]] += total - next;
-    above = counted;
-    total = next;
-  }
+  const qnet_plan_bins bins = quantize_bins(s);
+  const bool looks_up = bins.rows > 0 && !bins.in_registers;
+  qnet_value *x = qnet_fuse_in(f, 0);
+  if (looks_up || level_count(s) > QNET_FUSE_CHOICES)
+    emit_lookups(f, s, x, looks_up);
+  else
+    emit_choices(f, s, x);
+  if (bins.in_registers) emit_sums_above(f, s, x);
 }
 
 const qnet_plan_kernel qnet_plan_quantize = {.prepare = prepare_one_table,
                                              .rows = quantize_rows,
                                              .emit = emit_quantize,
-                                             .lane_sums = quantize_lane_sums,
+                                             .bins = quantize_bins,
                                              .collect = collect_stats,
-                                             .can_emit = has_few_levels,
                                              .finish = finish_quantize,
                                              .row_in = 1,
                                              .row_out = 3};

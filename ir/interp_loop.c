@@ -36,7 +36,7 @@ typedef struct access {
 } access;
 
 /* Detail of gather and scatter_add: lane n is at index[n] * stride bytes from what `first` names,
- * and scatter_add's n elements further. */
+ * and scatter_add's n pairs further. */
 typedef struct lanes_access {
   access first;
   const int32_t *index;
@@ -161,14 +161,15 @@ static const qnet_loop_instr *run_gather(const qnet_loop_instr *in, qnet_diag *d
 
 static const qnet_loop_instr *run_scatter_add(const qnet_loop_instr *in, qnet_diag *d) {
   const lanes_access *m = in->detail;
-  const float *value = in->a;
+  const float *const value[2] = {in->a, in->b};
+  float pair[2];
   for (int64_t n = 0; n < in->lanes; n++) {
-    char *to = address_at(&m->first, m->index[n] * m->stride + n * (int64_t)sizeof *value);
+    char *to = address_at(&m->first, m->index[n] * m->stride + n * (int64_t)sizeof pair);
     if (to == NULL) return lane_error(in, n, d);
-    float sum;
-    memcpy(&sum, to, sizeof sum);
-    sum += value[n];
-    memcpy(to, &sum, sizeof sum);
+    memcpy(pair, to, sizeof pair);
+    for (int k = 0; k < 2; k++)
+      pair[k] += value[k][n];
+    memcpy(to, pair, sizeof pair);
   }
   return in + 1;
 }
@@ -305,6 +306,13 @@ static bool is_index(const qnet_value *v) {
   return v->type->kind == QNET_TYPE_SCALAR && v->type->dtype == QNET_I64;
 }
 
+/* The strides of a buffer's dimensions. */
+static void set_strides(const qnet_type *type, int64_t *stride) {
+  int64_t bytes = qnet_dtype_bytes(type->dtype);
+  for (int i = type->rank - 1; i >= 0; bytes *= type->dim[i--])
+    stride[i] = bytes;
+}
+
 /* load: buffer, indices; store: value, buffer, indices. */
 static qnet_status decode_access(qnet_loop_program *p, const qnet_op *op, qnet_diag *d) {
   const bool store = op->opcode == QNET_OP_LOOP_STORE;
@@ -319,12 +327,10 @@ static qnet_status decode_access(qnet_loop_program *p, const qnet_op *op, qnet_d
   m->buffer = b;
   m->rank = b->type->rank;
   m->bytes = qnet_loop_bytes(value->type);
-  int64_t stride = qnet_dtype_bytes(b->type->dtype);
-  for (int i = m->rank - 1; i >= 0; i--) {
+  set_strides(b->type, m->stride);
+  for (int i = 0; i < m->rank; i++) {
     if (!is_index(op->operand[first + i])) return bad_operation(op, d);
     m->index[i] = p->place[op->operand[first + i]->id];
-    m->stride[i] = stride;
-    stride *= b->type->dim[i];
   }
   qnet_loop_instr *in = emit(p, op, store ? run_store : run_load);
   in->detail = m;
@@ -334,40 +340,62 @@ static qnet_status decode_access(qnet_loop_program *p, const qnet_op *op, qnet_d
   return QNET_OK;
 }
 
-/* The index that differs from lane to lane stays out of `first`: it counts 0 there. */
-static qnet_status decode_lanes(qnet_loop_program *p, const qnet_op *op, qnet_diag *d) {
-  const bool gather = op->opcode == QNET_OP_LOOP_GATHER;
-  const int first = gather ? 1 : 2, varying = gather ? op->operand_count - 1 : 2;
-  const buffer *b = p->buffer[op->operand[first - 1]->id];
+/* Operands `first` on are a buffer and its indices, one of them, `varying`, with lanes: it stays
+ * out of `first`, where it counts 0. */
+static qnet_status decode_lanes(qnet_loop_program *p, const qnet_op *op, int first, int varying,
+                                qnet_loop_instr *in, qnet_diag *d) {
+  const buffer *b = p->buffer[op->operand[first]->id];
   const qnet_value *index = op->operand[varying];
-  if (b == NULL || op->operand_count - first != b->type->rank ||
-      index->type->kind != QNET_TYPE_VECTOR || index->type->dtype != QNET_I32 ||
-      (!gather && (b->kind == BUFFER_SYMBOL || b->type->dtype != QNET_F32)))
+  if (b == NULL || op->operand_count - first - 1 > b->type->rank ||
+      index->type->kind != QNET_TYPE_VECTOR || index->type->dtype != QNET_I32)
     return bad_operation(op, d);
   lanes_access *m = qnet_arena_alloc(&p->arena, sizeof *m);
   if (m == NULL) return qnet_out_of_memory(d);
-  *m = (lanes_access){.index = p->place[index->id],
-                      .first = {.buffer = b, .bytes = (size_t)qnet_dtype_bytes(b->type->dtype)}};
-  int64_t stride = qnet_dtype_bytes(b->type->dtype);
-  for (int i = b->type->rank - 1; i >= 0; stride *= b->type->dim[i--]) {
-    const qnet_value *v = op->operand[first + i];
-    if (v == index) {
-      m->stride = stride;
+  *m = (lanes_access){.index = p->place[index->id], .first = {.buffer = b}};
+  int64_t stride[QNET_MAX_RANK];
+  set_strides(b->type, stride);
+  for (int i = first + 1; i < op->operand_count; i++) {
+    const qnet_value *v = op->operand[i];
+    if (i == varying) {
+      m->stride = stride[i - first - 1];
       continue;
     }
     if (!is_index(v)) return bad_operation(op, d);
     m->first.index[m->first.rank] = p->place[v->id];
-    m->first.stride[m->first.rank++] = stride;
+    m->first.stride[m->first.rank++] = stride[i - first - 1];
   }
-  qnet_loop_instr *in = emit(p, op, gather ? run_gather : run_scatter_add);
+  m->first.bytes = (size_t)qnet_dtype_bytes(b->type->dtype);
   in->detail = m;
   in->lanes = qnet_loop_lanes(index->type);
-  const qnet_value *value = gather ? &op->result[0] : op->operand[0];
-  if (value->type->dtype != b->type->dtype || qnet_loop_lanes(value->type) != in->lanes)
+  return QNET_OK;
+}
+
+static qnet_status decode_gather(qnet_loop_program *p, const qnet_op *op, qnet_diag *d) {
+  qnet_loop_instr *in = emit(p, op, run_gather);
+  const qnet_value *value = &op->result[0];
+  QNET_TRY(decode_lanes(p, op, 0, op->operand_count - 1, in, d));
+  const qnet_type *buffer = op->operand[0]->type;
+  if (op->operand_count - 1 != buffer->rank || value->type->dtype != buffer->dtype ||
+      qnet_loop_lanes(value->type) != in->lanes)
     return bad_operation(op, d);
-  if (!gather) return operand_places(p, op, 0, &in->a, 1, d);
   QNET_TRY(give_place(p, value, d));
   in->dst = p->place[value->id];
+  return QNET_OK;
+}
+
+static qnet_status decode_scatter_add(qnet_loop_program *p, const qnet_op *op, qnet_diag *d) {
+  qnet_loop_instr *in = emit(p, op, run_scatter_add);
+  QNET_TRY(decode_lanes(p, op, 2, 3, in, d));
+  lanes_access *m = (lanes_access *)(uintptr_t)in->detail;
+  const qnet_type *buffer = m->first.buffer->type;
+  if (m->first.buffer->kind == BUFFER_SYMBOL || buffer->dtype != QNET_F32 || buffer->rank != 3 ||
+      buffer->dim[2] != 2)
+    return bad_operation(op, d);
+  m->first.bytes *= 2;
+  const void *value[2];
+  QNET_TRY(operand_places(p, op, 0, value, 2, d));
+  in->a = value[0];
+  in->b = value[1];
   return QNET_OK;
 }
 
@@ -514,8 +542,8 @@ static qnet_status decode_op(qnet_loop_program *p, const qnet_op *op, int depth,
   case QNET_OP_LOOP_CONST: return decode_const(p, op, d);
   case QNET_OP_LOOP_LOAD:
   case QNET_OP_LOOP_STORE: return decode_access(p, op, d);
-  case QNET_OP_LOOP_GATHER:
-  case QNET_OP_LOOP_SCATTER_ADD: return decode_lanes(p, op, d);
+  case QNET_OP_LOOP_GATHER: return decode_gather(p, op, d);
+  case QNET_OP_LOOP_SCATTER_ADD: return decode_scatter_add(p, op, d);
   default: return decode_compute(p, op, d);
   }
 }

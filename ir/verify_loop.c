@@ -137,12 +137,13 @@ static bool rule_gather(qnet_verifier *v, const qnet_op *op) {
 }
 
 static bool rule_scatter_add(qnet_verifier *v, const qnet_op *op) {
-  const qnet_type *value = qnet_in(op, 0), *buffer = qnet_in(op, 1);
-  if (value->kind != QNET_TYPE_VECTOR || value->dtype != QNET_F32)
+  const qnet_type *a = qnet_in(op, 0), *buffer = qnet_in(op, 2);
+  if (a->kind != QNET_TYPE_VECTOR || a->dtype != QNET_F32)
     return wrong_operand(v, op, 0, "lanes of f32");
-  if (!expect_indices(v, op, 1)) return false;
-  if (buffer->dtype != QNET_F32) return wrong_operand(v, op, 1, "a buffer of f32");
-  return qnet_expect_in(v, op, 2, with_dtype(value, QNET_I32)) && expect_i64(v, op, 3, 4);
+  if (!qnet_expect_in(v, op, 1, *a) || !expect_buffer(v, op, 2)) return false;
+  if (buffer->dtype != QNET_F32 || buffer->rank != 3 || buffer->dim[2] != 2)
+    return wrong_operand(v, op, 2, "buf<RxCx2xf32>");
+  return qnet_expect_in(v, op, 3, with_dtype(a, QNET_I32)) && expect_i64(v, op, 4, 5);
 }
 
 /* ---- loops ----------------------------------------------------------------------------------- */

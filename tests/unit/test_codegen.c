@@ -497,7 +497,7 @@ static void gathers_and_scatters(void **state) {
     snprintf(text, sizeof text,
              "module @t loop {\n"
              "  func @eval(%%x: buf<64xi32>, %%f: buf<3x8xf32>, %%u: buf<8xu8>,\n"
-             "             %%bins: buf<8x20xf32>, %%o: buf<64xf32>, %%b: buf<64xu8>) {\n"
+             "             %%bins: buf<8x20x2xf32>, %%o: buf<64xf32>, %%b: buf<64xu8>) {\n"
              "    %%zero = loop.const() {int = 0} : i64\n"
              "    %%two = loop.const() {int = 2} : i64\n"
              "    %%end = loop.const() {int = 64} : i64\n"
@@ -512,10 +512,11 @@ static void gathers_and_scatters(void **state) {
              "      loop.store(%%v, %%o, %%i)\n"
              "      %%c = loop.gather(%%u, %%k) : vec<%dxu8>\n"
              "      loop.store(%%c, %%b, %%i)\n"
-             "      loop.scatter_add(%%v, %%bins, %%k, %%two)\n"
-             "      loop.scatter_add(%%v, %%bins, %%mask, %%two)\n"
+             "      %%w = loop.fmul(%%v, %%v) : vec<%dxf32>\n"
+             "      loop.scatter_add(%%v, %%w, %%bins, %%k, %%two)\n"
+             "      loop.scatter_add(%%w, %%v, %%bins, %%mask, %%two)\n"
              "      yield\n    }\n    yield\n  }\n}\n",
-             n, n, n, n, n, n);
+             n, n, n, n, n, n, n);
     on_all_hosts(state, text);
   }
 }

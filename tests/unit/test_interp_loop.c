@@ -310,15 +310,19 @@ static void accesses_stay_in_bounds(void **state) {
 static void lanes_stay_in_bounds(void **state) {
   (void)state;
   const char *text =
-      "module @t loop { func @eval(%x: buf<3x4xf32>, %i: buf<4xi32>, %y: buf<4xf32>) {\n"
+      "module @t loop { func @eval(%x: buf<3x4x2xf32>, %i: buf<4xi32>, %y: buf<4xf32>) {\n"
       "%0 = loop.const() {int = 0} : i64\n %k = loop.load(%i, %0) : vec<4xi32>\n"
-      "%r = loop.gather(%x, %0, %k) : vec<4xf32>\n loop.store(%r, %y, %0)\n"
-      "loop.scatter_add(%r, %x, %k, %0)\n yield } }";
-  const int32_t row[] = {2, 0, 2, 1}, below[] = {0, 1, -1, 0}, above[] = {0, 1, 2, 12},
+      "%r = loop.gather(%x, %0, %0, %k) : vec<4xf32>\n loop.store(%r, %y, %0)\n"
+      "%s = loop.fadd(%r, %r) : vec<4xf32>\n"
+      "loop.scatter_add(%r, %s, %x, %k, %0)\n yield } }";
+  const int32_t row[] = {2, 0, 2, 1}, below[] = {0, 1, -1, 0}, above[] = {0, 1, 2, 24},
                 no_row[] = {0, 0, 0, 3};
-  const float x[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
-  const float picked[] = {3, 1, 3, 2}, sums[] = {1, 3, 3, 4, 5, 6, 7, 10, 12, 10, 14, 12};
-  qnet_blob *args[] = {test_blob(QNET_F32, 12, x), test_blob(QNET_I32, 4, row),
+  const float x[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12,
+                     13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24};
+  const float picked[] = {3, 1, 3, 2};
+  const float sums[] = {1,  2,  4,  6,  5,  6,  7,  8,  9,  10, 11, 12,
+                        13, 14, 17, 20, 20, 24, 19, 20, 24, 28, 23, 24};
+  qnet_blob *args[] = {test_blob(QNET_F32, 24, x), test_blob(QNET_I32, 4, row),
                        test_blob(QNET_F32, 4, NULL)};
   test_run(text, args, 3, NULL, 0);
   assert_memory_equal(args[2]->data, picked, sizeof picked);
@@ -326,7 +330,7 @@ static void lanes_stay_in_bounds(void **state) {
   memcpy(args[1]->data, below, sizeof below);
   test_fails(text, args, 3, NULL, 0, "'loop.gather' out of bounds: lane 2 has index -1");
   memcpy(args[1]->data, above, sizeof above);
-  test_fails(text, args, 3, NULL, 0, "'loop.gather' out of bounds: lane 3 has index 12");
+  test_fails(text, args, 3, NULL, 0, "'loop.gather' out of bounds: lane 3 has index 24");
   memcpy(args[1]->data, no_row, sizeof no_row);
   test_fails(text, args, 3, NULL, 0, "'loop.scatter_add' out of bounds: lane 3 has index 3");
   test_release(args, 3);
